@@ -1,0 +1,122 @@
+//! The command line: subcommands, flags, and the environment variables behind them.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use guildhall_expert_node::ExpertNodeConfig;
+use guildhall_router::{ExpertsMode, RouterConfig};
+use guildhall_telemetry::LogFormat;
+
+/// Serves mixture-of-experts language models across machines.
+#[derive(Debug, Parser)]
+#[command(name = "guildhall", version, about, max_term_width = 100)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// How log lines look: pretty or json.
+    #[arg(long, global = true, env = "GUILDHALL_LOG_FORMAT", default_value_t)]
+    pub(crate) log_format: LogFormat,
+
+    /// Which log lines appear, as in info,guildhall_router=debug.
+    #[arg(long, global = true, env = "GUILDHALL_LOG", default_value = "info", value_name = "FILTER")]
+    pub(crate) log: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Take requests and run the dense part of a model.
+    Router(Role<RouterConfig>),
+    /// Hold experts and compute them.
+    ExpertNode(Role<ExpertNodeConfig>),
+    /// Start a router and expert nodes on this machine, and stop them together.
+    Up(UpOptions),
+    /// Stream a completion to the terminal.
+    Generate(GenerateOptions),
+    /// Say how large a model is, by part, and what each process needs.
+    Inspect(InspectOptions),
+}
+
+/// A process and how it ends.
+#[derive(Debug, Args)]
+pub(crate) struct Role<C: Args> {
+    #[command(flatten)]
+    pub(crate) config: C,
+
+    /// Stop when standard input is closed, so as not to outlive the process that started this one.
+    #[arg(long, hide = true)]
+    pub(crate) stop_on_stdin_close: bool,
+}
+
+/// Other settings of the processes can be given as their environment variables (GUILDHALL_…).
+#[derive(Debug, Args)]
+pub(crate) struct UpOptions {
+    /// Model directory (config.json, safetensors, tokenizer.json).
+    #[arg(long, env = "GUILDHALL_MODEL", default_value = "models/demo", value_name = "DIR")]
+    pub(crate) model: PathBuf,
+
+    /// Expert-node processes; each holds an equal share of the experts.
+    #[arg(long, env = "GUILDHALL_EXPERT_NODES", default_value = "3", value_name = "N")]
+    pub(crate) expert_nodes: NonZeroUsize,
+
+    /// What weights are kept and multiplied in: f32 or bf16.
+    #[arg(long, env = "GUILDHALL_DTYPE", default_value = "bf16")]
+    pub(crate) dtype: String,
+
+    /// Port of the gRPC API; 0: any free one.
+    #[arg(long, env = "GUILDHALL_GRPC_PORT", default_value_t = 50051)]
+    pub(crate) grpc_port: u16,
+
+    /// Where experts are computed: remote (on expert nodes) or local (in the router).
+    #[arg(long, env = "GUILDHALL_EXPERTS", default_value_t = ExpertsMode::Remote, value_enum)]
+    pub(crate) experts: ExpertsMode,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateOptions {
+    /// The prompt; without it, standard input is read.
+    pub(crate) prompt: Option<String>,
+
+    /// Address of a router.
+    #[arg(long, env = "GUILDHALL_SERVER", default_value = "http://127.0.0.1:50051")]
+    pub(crate) server: String,
+
+    /// Tokens to generate at most.
+    #[arg(long, default_value_t = 128)]
+    pub(crate) max_tokens: u32,
+
+    /// 0 takes the most probable token each time.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+
+    /// Only the k most probable tokens; 0: all.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) top_k: u32,
+
+    /// Only the smallest set of tokens with this much probability.
+    #[arg(long)]
+    pub(crate) top_p: Option<f32>,
+
+    /// The same seed gives the same text.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+
+    /// End at this text; may be given several times.
+    #[arg(long)]
+    pub(crate) stop: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectOptions {
+    /// Model directory, or a config.json alone.
+    pub(crate) model: PathBuf,
+
+    /// Expert nodes that share the experts.
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub(crate) expert_nodes: NonZeroUsize,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

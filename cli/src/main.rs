@@ -1,0 +1,57 @@
+//! The one binary: every process and tool of Guildhall is a subcommand of it.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::config::{Command, Options};
+
+mod config;
+mod shutdown;
+mod up;
+mod generate;
+mod inspect;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            fail(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> anyhow::Result<()> {
+    guildhall_telemetry::init_logs(options.log_format, &options.log).map_err(anyhow::Error::msg)?;
+    match options.command {
+        Command::Router(role) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()?;
+            runtime.block_on(async {
+                let shutdown = shutdown::on_signal(role.stop_on_stdin_close)?;
+                Ok(guildhall_router::run(role.config, shutdown).await?)
+            })
+        }
+        Command::ExpertNode(role) => single_threaded()?.block_on(async {
+            let shutdown = shutdown::on_signal(role.stop_on_stdin_close)?;
+            Ok(guildhall_expert_node::run(role.config, shutdown).await?)
+        }),
+        Command::Up(options) => single_threaded()?.block_on(up::run(options)),
+        Command::Generate(options) => single_threaded()?.block_on(generate::run(options)),
+        Command::Inspect(options) => inspect::run(&options),
+    }
+}
+
+fn single_threaded() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// The last line of a run that failed: what went wrong, and every cause behind it.
+#[expect(clippy::print_stderr, reason = "the log may be JSON; this line is for the person who typed the command")]
+fn fail(error: &anyhow::Error) {
+    eprintln!("guildhall: {error:#}");
+}

@@ -1,0 +1,183 @@
+//! A whole cluster on this machine: a router and its expert nodes as processes that live and end together.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use guildhall_router::ExpertsMode;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::task::JoinSet;
+
+use crate::config::UpOptions;
+use crate::shutdown;
+
+/// A process gets this long to end by itself; above its own time to drain.
+const STOP_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Starts everything, waits until it is ready, and stops it on Ctrl-C, SIGTERM, or when one process fails.
+pub(crate) async fn run(options: UpOptions) -> anyhow::Result<()> {
+    let stop = shutdown::on_signal(false)?;
+    // Sockets of the nodes; the folder goes when this function returns.
+    let sockets = tempfile::Builder::new().prefix("guildhall-").tempdir()?;
+    let mut cluster = Cluster { members: Vec::new(), logs: JoinSet::new() };
+    let ended = tokio::select! {
+        ended = cluster.serve(&options, sockets.path()) => ended,
+        () = stop.cancelled() => Ok(()),
+    };
+    cluster.stop().await;
+    ended
+}
+
+struct Cluster {
+    /// The nodes, then the router.
+    members: Vec<Member>,
+    /// Tasks that copy the processes' log lines; each ends with its process.
+    logs: JoinSet<()>,
+}
+
+struct Member {
+    name: String,
+    process: Child,
+    /// The process stops when this is closed. Kept apart from `process`, which would close it when waited for.
+    stdin: Option<ChildStdin>,
+}
+
+impl Cluster {
+    /// Returns when a process ends, which none should.
+    async fn serve(&mut self, options: &UpOptions, sockets: &Path) -> anyhow::Result<()> {
+        let mut addresses = Vec::new();
+        if options.experts == ExpertsMode::Remote {
+            for index in 0..options.expert_nodes.get() {
+                addresses.push(self.start_node(options, sockets, index).await?);
+            }
+        }
+        let router = self.start_router(options, &addresses).await?;
+        print_ready(&router, &addresses);
+        self.first_to_end().await
+    }
+
+    async fn start_node(
+        &mut self,
+        options: &UpOptions,
+        sockets: &Path,
+        index: usize,
+    ) -> anyhow::Result<String> {
+        let name = format!("expert-node-{index}");
+        let socket = sockets.join(format!("{name}.sock"));
+        let mut command = guildhall("expert-node", options)?;
+        command.arg("--node-id").arg(&name);
+        command.arg("--listen").arg(format!("unix:{}", socket.display()));
+        self.start(name, command).await
+    }
+
+    async fn start_router(
+        &mut self,
+        options: &UpOptions,
+        nodes: &[String],
+    ) -> anyhow::Result<String> {
+        let mut command = guildhall("router", options)?;
+        command.arg("--grpc-port").arg(options.grpc_port.to_string());
+        command.arg("--experts").arg(options.experts.to_string());
+        if !nodes.is_empty() {
+            command.arg("--nodes").arg(nodes.join(","));
+        }
+        self.start("router".into(), command).await
+    }
+
+    /// Starts a process and waits for the line with its address.
+    async fn start(&mut self, name: String, mut command: Command) -> anyhow::Result<String> {
+        let mut process = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        let stdout = process.stdout.take().context("standard output is a pipe")?;
+        let stderr = process.stderr.take().context("standard error is a pipe")?;
+        self.logs.spawn(copy_log(name.clone(), stderr));
+        let stdin = process.stdin.take();
+        self.members.push(Member { name: name.clone(), process, stdin });
+        let mut lines = BufReader::new(stdout).lines();
+        let line = lines.next_line().await.with_context(|| format!("reading from {name}"))?;
+        match line.as_deref().and_then(|line| line.split(" listening on ").nth(1)) {
+            Some(address) => Ok(address.to_owned()),
+            None => bail!("{name} ended before it was ready; its log says why"),
+        }
+    }
+
+    async fn first_to_end(&mut self) -> anyhow::Result<()> {
+        let watching = self.members.iter_mut().map(|member| {
+            Box::pin(async { (member.name.clone(), member.process.wait().await) })
+        });
+        let (name, status) = first(watching.collect()).await;
+        bail!("{name} ended: {}", status.context("waiting for it")?)
+    }
+
+    /// Stops the router first, so that running requests can end, then the nodes.
+    async fn stop(&mut self) {
+        while let Some(mut member) = self.members.pop() {
+            drop(member.stdin.take());
+            if tokio::time::timeout(STOP_TIMEOUT, member.process.wait()).await.is_err() {
+                tracing::warn!(process = member.name, "did not stop in time; killed");
+                // It may have ended meanwhile.
+                let _ = member.process.kill().await;
+            }
+        }
+        while self.logs.join_next().await.is_some() {}
+    }
+}
+
+/// The first of some futures to be ready.
+async fn first<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
+    std::future::poll_fn(|cx| {
+        for future in &mut futures {
+            let ready = std::pin::Pin::new(future).poll(cx);
+            if ready.is_ready() {
+                return ready;
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+/// This binary in another role, with what both roles share.
+fn guildhall(role: &str, options: &UpOptions) -> anyhow::Result<Command> {
+    let binary = std::env::current_exe().context("finding the own binary")?;
+    let mut command = Command::new(binary);
+    command.arg(role).arg("--stop-on-stdin-close");
+    command.arg("--model").arg(&options.model);
+    command.arg("--dtype").arg(&options.dtype);
+    // Ctrl-C reaches the whole group of processes; this process alone decides when the others stop.
+    command.process_group(0);
+    Ok(command)
+}
+
+#[expect(clippy::print_stderr, reason = "the processes' own log lines, passed on as they are")]
+async fn copy_log(name: String, stderr: impl AsyncRead + Unpin) {
+    let mut lines = BufReader::new(stderr).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        eprintln!("{name} | {line}");
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's output")]
+fn print_ready(router: &str, nodes: &[String]) {
+    println!();
+    println!("  router         {router}");
+    for (index, node) in nodes.iter().enumerate() {
+        println!("  expert-node-{index}  {node}");
+    }
+    let server = match router {
+        "http://127.0.0.1:50051" => String::new(),
+        other => format!(" --server {other}"),
+    };
+    println!();
+    println!("  Ready. In another terminal:");
+    println!("    guildhall generate{server} \"Once upon a time\"");
+    println!("  Ctrl-C stops everything.");
+    println!();
+}

@@ -1,0 +1,22 @@
+//! Models on disk: Hugging Face directories read into one [`ModelConfig`], mapped tensors and expert hashes.
+
+pub use checkpoint::{Checkpoint, ExpertTensors, SharedExpertTensors};
+pub use config::{
+    Attention, FeedForward, GenerationDefaults, LayerConfig, ModelConfig, Moe, QkNorm, Rope,
+    RopeScaling, SharedExpert,
+};
+pub use family::Family;
+pub use error::Error;
+pub use fingerprint::Fingerprint;
+pub use hashes::{ExpertHash, HashCache};
+pub use sizes::{NodeBytes, Parameters, StorageType};
+
+mod checkpoint;
+mod config;
+mod family;
+mod names;
+mod mapped;
+mod fingerprint;
+mod hashes;
+mod sizes;
+mod error;

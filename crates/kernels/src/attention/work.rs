@@ -1,0 +1,323 @@
+//! Attention of a few rows and one key/value head: scores, softmax, weighted sum.
+//!
+//! The order of additions of one query row and head is fixed by positions alone. A score runs
+//! through the columns in order; the softmax sums positions in sixteen lanes counted from
+//! position 0; each output column runs through the positions in order. Rows of a tile differ in
+//! what they attend to: what all of them attend to is computed together, the rest row by row.
+
+use std::ops::Range;
+
+use super::cache::HeadPlace;
+use super::{AttentionOptions, KvCache, SequenceSpan};
+use crate::cpu::parallel::SharedSlice;
+use crate::cpu::{Kernel, LANES, Line, SumsOfRow, TILE_PANELS, TILE_ROWS, Tile, ZERO_TILE};
+use crate::device::Device;
+use crate::dtype::Dtype;
+use crate::elementwise::sum_of_lanes;
+use crate::tensor::Tensor;
+
+/// Tokens of one item: enough rows for whole tiles, few enough to share a prompt.
+const ITEM_TOKENS: usize = 16;
+
+/// What all items of one call share.
+pub(super) struct Work<'a> {
+    q: &'a Tensor,
+    cache: &'a KvCache,
+    layer: usize,
+    options: &'a AttentionOptions,
+    /// For panels of the cache's dtype.
+    kernel: Kernel,
+    /// For single tokens of a pair, widened.
+    single: Kernel,
+}
+
+/// Some rows of a span, all query heads of one key/value head.
+pub(super) struct Item<'a> {
+    span: SequenceSpan<'a>,
+    head: usize,
+    /// Rows of the span.
+    rows: Range<usize>,
+}
+
+/// A query row and head, and the positions that it attends to.
+#[derive(Clone)]
+struct Query {
+    row: usize,
+    /// The first column of the head in q and in the result.
+    column: usize,
+    positions: Range<usize>,
+}
+
+/// Up to [`TILE_ROWS`] queries and their scores.
+struct QueryTile<'a> {
+    item: &'a Item<'a>,
+    queries: &'a [Query],
+    /// `[query][position - first]`, then the softmax of these before it is divided by its sum.
+    scores: Vec<f32>,
+    /// A multiple of sixteen, at or before each query's first position.
+    first: usize,
+    /// Positions of a row of the scores, a multiple of sixteen.
+    stride: usize,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn new(
+        device: &Device,
+        q: &'a Tensor,
+        (cache, layer): (&'a KvCache, usize),
+        options: &'a AttentionOptions,
+    ) -> Self {
+        let set = device.instruction_set();
+        let kernel = Kernel::of_cache(set, cache.dtype());
+        let single = Kernel::of_cache(set, Dtype::F32);
+        Self { q, cache, layer, options, kernel, single }
+    }
+
+    /// Cuts the spans into items, the longest sequences' last rows first among their own.
+    pub(super) fn plan<'s>(&self, sequences: &[SequenceSpan<'s>]) -> Vec<Item<'s>> {
+        let mut items = Vec::new();
+        for &span in sequences {
+            for first in (0..span.rows).step_by(ITEM_TOKENS).rev() {
+                let rows = first..span.rows.min(first + ITEM_TOKENS);
+                for head in 0..self.cache.shape().kv_heads {
+                    items.push(Item { span, head, rows: rows.clone() });
+                }
+            }
+        }
+        items
+    }
+
+    /// Computes one item and writes it to `out`.
+    pub(super) fn compute(&self, item: &Item<'_>, out: &SharedSlice<'_, f32>) {
+        let queries = self.queries(item);
+        for queries in queries.chunks(self.kernel.max_rows()) {
+            let mut tile = QueryTile::new(item, queries);
+            self.score(&mut tile);
+            let sums = self.soften(&mut tile);
+            self.weigh(&tile, &sums, out);
+        }
+    }
+
+    fn queries(&self, item: &Item<'_>) -> Vec<Query> {
+        let shape = self.cache.shape();
+        let group = self.options.heads / shape.kv_heads;
+        let mut queries = Vec::with_capacity(item.rows.len() * group);
+        for row in item.rows.clone() {
+            let end = item.span.first_position + row + 1;
+            let start = end.saturating_sub(self.options.window.unwrap_or(end));
+            for head in item.head * group..(item.head + 1) * group {
+                queries.push(Query {
+                    row: item.span.first_row + row,
+                    column: head * shape.head_dim,
+                    positions: start..end,
+                });
+            }
+        }
+        queries
+    }
+
+    fn place(&self, item: &Item<'_>, block: usize) -> HeadPlace {
+        let block = item.span.blocks[block] as usize;
+        HeadPlace { layer: self.layer, block, head: item.head }
+    }
+
+    /// Computes the products of queries and keys.
+    fn score(&self, tile: &mut QueryTile<'_>) {
+        let head_dim = self.cache.shape().head_dim;
+        let block_tokens = self.cache.shape().block_tokens;
+        let mut rows: [&[u32]; TILE_ROWS] = [&[]; TILE_ROWS];
+        for (words, query) in rows.iter_mut().zip(tile.queries) {
+            *words = bytemuck::cast_slice(&self.q.row(query.row)[query.column..][..head_dim]);
+        }
+        let rows = &rows[..tile.queries.len()];
+        // A panel of keys: its block and the offset of its first token in there.
+        let wanted = tile.positions();
+        let mut panels: Vec<(usize, usize)> = Vec::new();
+        for block in wanted.start / block_tokens..wanted.end.div_ceil(block_tokens) {
+            let offsets = (0..block_tokens).step_by(LANES);
+            let near = offsets.filter(|offset| {
+                let first = block * block_tokens + offset;
+                first < wanted.end && first + LANES > wanted.start
+            });
+            panels.extend(near.map(|offset| (block, offset)));
+        }
+        for panels in panels.chunks(TILE_PANELS) {
+            let mut lines: [&[Line]; TILE_PANELS] = [&[]; TILE_PANELS];
+            for (lines, &(block, offset)) in lines.iter_mut().zip(panels) {
+                *lines = self.cache.keys(self.place(tile.item, block), offset / LANES);
+            }
+            let mut sums = ZERO_TILE;
+            self.kernel.accumulate(rows, &lines[..panels.len()], &mut sums);
+            for (index, &(block, offset)) in panels.iter().enumerate() {
+                let count = LANES.min(block_tokens - offset);
+                tile.set_scores(block * block_tokens + offset, count, index, &sums);
+            }
+        }
+    }
+
+    /// Replaces the scores by their exponentials and returns the sum of each row.
+    fn soften(&self, tile: &mut QueryTile<'_>) -> [f32; TILE_ROWS] {
+        let mut sums = [0.0; TILE_ROWS];
+        let (first, stride) = (tile.first, tile.stride);
+        for ((query, scores), sum) in
+            tile.queries.iter().zip(tile.scores.chunks_mut(stride)).zip(&mut sums)
+        {
+            // Whole groups of sixteen positions, counted from position 0.
+            let start = query.positions.start / LANES * LANES - first;
+            let end = query.positions.end.next_multiple_of(LANES) - first;
+            scores[start..query.positions.start - first].fill(f32::NEG_INFINITY);
+            scores[query.positions.end - first..end].fill(f32::NEG_INFINITY);
+            let scores = &mut scores[start..end];
+            let mut max = f32::NEG_INFINITY;
+            for score in scores.iter_mut() {
+                *score *= self.options.scale;
+                max = max.max(*score);
+            }
+            self.kernel.exp_minus(scores, max);
+            let mut lanes = [0.0f32; LANES];
+            for line in scores.as_chunks::<LANES>().0 {
+                for (lane, value) in lanes.iter_mut().zip(line) {
+                    *lane += value;
+                }
+            }
+            *sum = sum_of_lanes(lanes);
+        }
+        sums
+    }
+
+    /// Writes the sums of values, weighted with the softmax.
+    fn weigh(&self, tile: &QueryTile<'_>, sums: &[f32; TILE_ROWS], out: &SharedSlice<'_, f32>) {
+        let head_dim = self.cache.shape().head_dim;
+        let all: Vec<usize> = (0..self.cache.value_panels()).collect();
+        for panels in all.chunks(TILE_PANELS) {
+            let panels = panels[0]..panels[0] + panels.len();
+            let mut sums_of_values = ZERO_TILE;
+            self.weigh_panels(tile, &panels, &mut sums_of_values);
+            for ((query, sum), lanes) in tile.queries.iter().zip(sums).zip(&sums_of_values) {
+                for (panel, lanes) in panels.clone().zip(lanes) {
+                    let column = panel * LANES;
+                    let count = LANES.min(head_dim - column);
+                    let start = query.row * self.q.cols() + query.column + column;
+                    // SAFETY: each query row and head belongs to one tile of one item.
+                    let out = unsafe { out.part(start, count) };
+                    for (out, value) in out.iter_mut().zip(&lanes.0) {
+                        *out = value / sum;
+                    }
+                }
+            }
+        }
+    }
+
+    fn weigh_panels(&self, tile: &QueryTile<'_>, panels: &Range<usize>, sums: &mut Tile) {
+        let queries = 0..tile.queries.len();
+        let common = tile.common();
+        if common.is_empty() {
+            for query in queries {
+                let positions = tile.queries[query].positions.clone();
+                self.add_values(tile, query..query + 1, positions, panels, sums);
+            }
+            return;
+        }
+        for query in queries.clone() {
+            let before = tile.queries[query].positions.start..common.start;
+            self.add_values(tile, query..query + 1, before, panels, sums);
+        }
+        self.add_values(tile, queries.clone(), common.clone(), panels, sums);
+        for query in queries {
+            let after = common.end..tile.queries[query].positions.end;
+            self.add_values(tile, query..query + 1, after, panels, sums);
+        }
+    }
+}
+
+impl Work<'_> {
+    /// Adds the values of `positions` with the softmax of the listed queries to their sums.
+    fn add_values(
+        &self,
+        tile: &QueryTile<'_>,
+        queries: Range<usize>,
+        positions: Range<usize>,
+        panels: &Range<usize>,
+        sums: &mut Tile,
+    ) {
+        let block_tokens = self.cache.shape().block_tokens;
+        let sums = &mut sums[queries.clone()];
+        let mut at = positions.start;
+        while at < positions.end {
+            let (block, offset) = (at / block_tokens, at % block_tokens);
+            let place = self.place(tile.item, block);
+            let count = (positions.end - at).min(block_tokens - offset);
+            let per_step = if self.cache.dtype() == Dtype::F32 { 1 } else { 2 };
+            // A pair of which one token only is attended to.
+            let half = per_step == 2 && (offset % 2 == 1 || count == 1);
+            let count = if half { 1 } else { count / per_step * per_step };
+            let mut words: [&[u32]; TILE_ROWS] = [&[]; TILE_ROWS];
+            for (words, query) in words.iter_mut().zip(queries.clone()) {
+                *words = bytemuck::cast_slice(tile.scores(query, at..at + count));
+            }
+            let words = &words[..queries.len()];
+            let mut lines: [&[Line]; TILE_PANELS] = [&[]; TILE_PANELS];
+            for (lines, panel) in lines.iter_mut().zip(panels.clone()) {
+                let steps = offset / per_step..(offset + count).div_ceil(per_step);
+                *lines = &self.cache.values(place, panel)[steps];
+            }
+            let lines = &lines[..panels.len()];
+            if half {
+                self.add_single(words, lines, offset % 2, sums);
+            } else {
+                self.kernel.accumulate(words, lines, sums);
+            }
+            at += count;
+        }
+    }
+
+    /// Adds one token of a pair: `half` is 0 for the first, 1 for the second.
+    fn add_single(&self, words: &[&[u32]], lines: &[&[Line]], half: usize, sums: &mut [SumsOfRow]) {
+        let mut widened = [Line([0; LANES]); TILE_PANELS];
+        for (widened, lines) in widened.iter_mut().zip(lines) {
+            for (widened, pair) in widened.0.iter_mut().zip(lines.iter().flat_map(|line| line.0)) {
+                *widened = (pair >> (16 * half)) << 16;
+            }
+        }
+        let widened: [&[Line]; TILE_PANELS] = widened.each_ref().map(std::slice::from_ref);
+        self.single.accumulate(words, &widened[..lines.len()], sums);
+    }
+}
+
+impl<'a> QueryTile<'a> {
+    fn new(item: &'a Item<'a>, queries: &'a [Query]) -> Self {
+        let starts = queries.iter().map(|query| query.positions.start);
+        let ends = queries.iter().map(|query| query.positions.end);
+        let first = starts.min().unwrap_or(0) / LANES * LANES;
+        let stride = ends.max().unwrap_or(0).next_multiple_of(LANES) - first;
+        Self { item, queries, scores: vec![0.0; queries.len() * stride], first, stride }
+    }
+
+    /// The positions that any of the queries attends to, in whole groups of sixteen.
+    fn positions(&self) -> Range<usize> {
+        let ends = self.queries.iter().map(|query| query.positions.end);
+        self.first..ends.max().unwrap_or(self.first)
+    }
+
+    /// The positions that all queries attend to.
+    fn common(&self) -> Range<usize> {
+        let starts = self.queries.iter().map(|query| query.positions.start);
+        let ends = self.queries.iter().map(|query| query.positions.end);
+        starts.max().unwrap_or(0)..ends.min().unwrap_or(0)
+    }
+
+    /// Takes `count` scores of each query, from `position` on, from panel `panel` of `sums`.
+    fn set_scores(&mut self, position: usize, count: usize, panel: usize, sums: &Tile) {
+        let from = position.max(self.first);
+        let to = (position + count).min(self.first + self.stride);
+        for (scores, sums) in self.scores.chunks_mut(self.stride).zip(sums) {
+            scores[from - self.first..to - self.first]
+                .copy_from_slice(&sums[panel].0[from - position..to - position]);
+        }
+    }
+
+    fn scores(&self, query: usize, positions: Range<usize>) -> &[f32] {
+        let row = &self.scores[query * self.stride..][..self.stride];
+        &row[positions.start - self.first..positions.end - self.first]
+    }
+}

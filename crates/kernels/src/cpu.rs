@@ -1,0 +1,198 @@
+//! The CPU: tiles of products, the exponential, and the threads that share them.
+//!
+//! Weights are packed in panels of sixteen outputs. One [`Line`] of a panel holds what all of
+//! its outputs need for one step along K: sixteen f32, or sixteen pairs of bf16 (the order
+//! that dot-product and matrix instructions read). A tile multiplies a few rows of x with a few
+//! panels and runs through K in order, with one accumulator for each output element, so that
+//! the shape of the tile never changes a result.
+
+use crate::device::InstructionSet;
+use crate::dtype::Dtype;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub(crate) mod exp;
+pub(crate) mod parallel;
+mod portable;
+pub(crate) mod product;
+pub(crate) mod rows;
+
+/// The outputs of a panel: one cache line of f32.
+pub(crate) const LANES: usize = 16;
+/// The most rows of one tile.
+pub(crate) const TILE_ROWS: usize = 8;
+/// The most panels of one tile.
+pub(crate) const TILE_PANELS: usize = 8;
+
+/// One step along K for the sixteen outputs of a panel.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Line(pub(crate) [u32; LANES]);
+
+/// The accumulators of one row and one panel.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub(crate) struct Lanes(pub(crate) [f32; LANES]);
+
+/// The accumulators of one row of a tile: `[panel]`.
+pub(crate) type SumsOfRow = [Lanes; TILE_PANELS];
+
+/// The accumulators of a tile: `[row][panel]`.
+pub(crate) type Tile = [SumsOfRow; TILE_ROWS];
+
+/// The accumulators of a tile before the first step.
+pub(crate) const ZERO_TILE: Tile = [[Lanes([0.0; LANES]); TILE_PANELS]; TILE_ROWS];
+
+/// How one step along K is computed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Arithmetic {
+    /// One f32 of x times a line of f32.
+    F32,
+    /// Two f32 of x times a line of bf16 pairs, widened: the even element first.
+    WidenedBf16,
+    /// One pair of bf16 of x times a line of bf16 pairs.
+    Bf16Pairs,
+}
+
+/// An inner loop: an instruction set with the arithmetic of one step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernel {
+    set: InstructionSet,
+    arithmetic: Arithmetic,
+}
+
+impl Kernel {
+    /// The kernel of weights packed as `dtype`, which feeds rows rounded to `dtype`.
+    pub(crate) fn of_weights(set: InstructionSet, dtype: Dtype) -> Self {
+        let arithmetic = match (dtype, set) {
+            (Dtype::F32, _) => Arithmetic::F32,
+            (Dtype::Bf16, InstructionSet::Avx512Bf16) => Arithmetic::Bf16Pairs,
+            (Dtype::Bf16, _) => Arithmetic::WidenedBf16,
+        };
+        Self { set, arithmetic }
+    }
+
+    /// The kernel of a cache kept as `dtype`, which feeds rows of unrounded f32.
+    pub(crate) fn of_cache(set: InstructionSet, dtype: Dtype) -> Self {
+        let arithmetic = match dtype {
+            Dtype::F32 => Arithmetic::F32,
+            Dtype::Bf16 => Arithmetic::WidenedBf16,
+        };
+        Self { set, arithmetic }
+    }
+
+    /// The most rows of a tile of this kernel.
+    pub(crate) fn max_rows(self) -> usize {
+        match self.set {
+            InstructionSet::Avx2 => 6,
+            _ => TILE_ROWS,
+        }
+    }
+
+    /// The number of words of x that one step along K reads.
+    fn words_per_step(self) -> usize {
+        match self.arithmetic {
+            Arithmetic::F32 | Arithmetic::Bf16Pairs => 1,
+            Arithmetic::WidenedBf16 => 2,
+        }
+    }
+
+    /// Adds the products of `rows` and `panels` to `sums`, `[row][panel]`.
+    ///
+    /// Takes as many steps along K as all operands have, and as many rows and panels as have
+    /// their place in `sums`.
+    pub(crate) fn accumulate(self, rows: &[&[u32]], panels: &[&[Line]], sums: &mut [SumsOfRow]) {
+        let rows = &rows[..rows.len().min(sums.len()).min(self.max_rows())];
+        let panels = &panels[..panels.len().min(TILE_PANELS)];
+        let steps_of_rows = rows.iter().map(|row| row.len() / self.words_per_step());
+        let steps = steps_of_rows.chain(panels.iter().map(|panel| panel.len())).min();
+        let operands = Operands { rows, panels, steps: steps.unwrap_or(0) };
+        if !rows.is_empty() && !panels.is_empty() {
+            self.dispatch(&operands, sums);
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn dispatch(self, operands: &Operands<'_>, sums: &mut [SumsOfRow]) {
+        match (self.set, self.arithmetic) {
+            (InstructionSet::Portable, arithmetic) => {
+                portable::accumulate(arithmetic, operands, sums);
+            }
+            (InstructionSet::Avx2, arithmetic) => {
+                // SAFETY: a device refuses an instruction set that the processor has not.
+                unsafe { avx2::accumulate(arithmetic, operands, sums) };
+            }
+            (InstructionSet::Avx512Bf16, Arithmetic::Bf16Pairs) => {
+                // SAFETY: as above.
+                unsafe { avx512::accumulate_pairs(operands, sums) };
+            }
+            (InstructionSet::Avx512 | InstructionSet::Avx512Bf16, arithmetic) => {
+                // SAFETY: as above.
+                unsafe { avx512::accumulate(arithmetic, operands, sums) };
+            }
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn dispatch(self, operands: &Operands<'_>, sums: &mut [SumsOfRow]) {
+        portable::accumulate(self.arithmetic, operands, sums);
+    }
+
+    /// Replaces `gate` by silu(gate) * up, element by element, with the same result on every
+    /// instruction set.
+    pub(crate) fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
+        match self.set {
+            // SAFETY: a device refuses an instruction set that the processor has not.
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx2 => unsafe { avx2::silu_mul(gate, up) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512 | InstructionSet::Avx512Bf16 => unsafe {
+                avx512::silu_mul(gate, up);
+            },
+            _ => portable::silu_mul(gate, up),
+        }
+    }
+
+    /// Replaces each of `values` by exp(value - `offset`), with the same result on every
+    /// instruction set.
+    pub(crate) fn exp_minus(self, values: &mut [f32], offset: f32) {
+        match self.set {
+            // SAFETY: a device refuses an instruction set that the processor has not.
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx2 => unsafe { avx2::exp_minus(values, offset) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512 | InstructionSet::Avx512Bf16 => unsafe {
+                avx512::exp_minus(values, offset);
+            },
+            _ => portable::exp_minus(values, offset),
+        }
+    }
+}
+
+/// The operands of a tile: at least one row and one panel, at most [`TILE_ROWS`] and
+/// [`TILE_PANELS`], each of them long enough for `steps`, and no more rows than there are sums.
+struct Operands<'a> {
+    rows: &'a [&'a [u32]],
+    panels: &'a [&'a [Line]],
+    steps: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Operands<'_> {
+    /// Returns where each of R rows begins; the last one is repeated if there are fewer.
+    fn row_pointers<T, const R: usize>(&self) -> [*const T; R] {
+        let last = self.rows.len() - 1;
+        std::array::from_fn(|row| self.rows[row.min(last)].as_ptr().cast())
+    }
+
+    /// Returns where each of P panels begins, from `first` on; the last one is repeated if
+    /// there are fewer, so that a kernel need not be written for every number of them.
+    fn panel_pointers<const P: usize>(&self, first: usize) -> [*const Line; P] {
+        let last = self.panels.len() - 1;
+        std::array::from_fn(|panel| self.panels[(first + panel).min(last)].as_ptr())
+    }
+}

@@ -1,0 +1,79 @@
+//! The reference: tiles in plain Rust for any processor.
+
+use super::{Arithmetic, LANES, Lanes, Line, Operands, SumsOfRow};
+use crate::dtype::round_to_bf16;
+
+/// Adds the products of `operands` to `sums`.
+pub(super) fn accumulate(arithmetic: Arithmetic, operands: &Operands<'_>, sums: &mut [SumsOfRow]) {
+    for (&row, sums) in operands.rows.iter().zip(sums) {
+        for (&panel, sums) in operands.panels.iter().zip(sums) {
+            let lines = &panel[..operands.steps];
+            match arithmetic {
+                Arithmetic::F32 => add_f32(row, lines, sums),
+                Arithmetic::WidenedBf16 => add_widened(row, lines, sums),
+                Arithmetic::Bf16Pairs => add_pairs(row, lines, sums),
+            }
+        }
+    }
+}
+
+fn add_f32(row: &[u32], lines: &[Line], sums: &mut Lanes) {
+    for (&x, line) in row.iter().zip(lines) {
+        add_line(f32::from_bits(x), line, |word| word, sums);
+    }
+}
+
+fn add_widened(row: &[u32], lines: &[Line], sums: &mut Lanes) {
+    for (x, line) in row.as_chunks::<2>().0.iter().zip(lines) {
+        add_line(f32::from_bits(x[0]), line, even, sums);
+        add_line(f32::from_bits(x[1]), line, odd, sums);
+    }
+}
+
+fn add_pairs(row: &[u32], lines: &[Line], sums: &mut Lanes) {
+    for (&x, line) in row.iter().zip(lines) {
+        add_line(f32::from_bits(even(x)), line, even, sums);
+        add_line(f32::from_bits(odd(x)), line, odd, sums);
+    }
+}
+
+#[inline(always)]
+fn add_line(x: f32, line: &Line, bits: impl Fn(u32) -> u32, sums: &mut Lanes) {
+    for lane in 0..LANES {
+        sums.0[lane] += x * f32::from_bits(bits(line.0[lane]));
+    }
+}
+
+/// The f32 bits of the first bf16 of a pair.
+fn even(pair: u32) -> u32 {
+    pair << 16
+}
+
+/// The f32 bits of the second bf16 of a pair.
+fn odd(pair: u32) -> u32 {
+    pair & 0xffff_0000
+}
+
+/// Replaces `gate` by silu(gate) * up, element by element.
+#[inline(always)]
+pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
+    for (gate, &up) in gate.iter_mut().zip(up) {
+        *gate = *gate * super::exp::sigmoid(*gate) * up;
+    }
+}
+
+/// Replaces each of `values` by exp(value - `offset`).
+#[inline(always)]
+pub(super) fn exp_minus(values: &mut [f32], offset: f32) {
+    for value in values {
+        *value = super::exp::exp(*value - offset);
+    }
+}
+
+/// Writes `x` rounded to bf16, held as f32, to `words`.
+#[inline(always)]
+pub(super) fn round_row(x: &[f32], words: &mut [u32]) {
+    for (word, &x) in words.iter_mut().zip(x) {
+        *word = round_to_bf16(x).to_bits();
+    }
+}

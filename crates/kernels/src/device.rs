@@ -1,0 +1,115 @@
+//! The device that holds the tensors and runs the operations.
+
+use std::borrow::Cow;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+pub use instruction_set::InstructionSet;
+
+use crate::cpu::parallel::Workers;
+use crate::dtype::bf16_bits;
+use crate::error::{Error, check_size};
+use crate::tensor::Tensor;
+
+mod instruction_set;
+
+/// How a CPU device is to run.
+#[derive(Clone, Debug)]
+pub struct CpuOptions {
+    /// The number of threads that share one operation, the calling thread among them.
+    pub threads: NonZeroUsize,
+    /// The instruction set of the inner loops; `None` takes the best one of this processor.
+    pub instruction_set: Option<InstructionSet>,
+}
+
+/// A place where tensors live and operations run; clones share its threads.
+///
+/// Operations may be called from several threads at once; they then share the workers.
+#[derive(Clone, Debug)]
+pub struct Device(Arc<Cpu>);
+
+#[derive(Debug)]
+struct Cpu {
+    workers: Workers,
+    instruction_set: InstructionSet,
+}
+
+impl Device {
+    /// Starts the threads of a CPU device.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedInstructionSet`] when this processor has not the one asked for, and
+    /// [`Error::Threads`] when the threads cannot be started.
+    pub fn cpu(options: CpuOptions) -> Result<Self, Error> {
+        let best = InstructionSet::detect();
+        let instruction_set = options.instruction_set.unwrap_or(best);
+        if !InstructionSet::available().contains(&instruction_set) {
+            return Err(Error::UnsupportedInstructionSet { wanted: instruction_set, best });
+        }
+        let workers = Workers::start(options.threads)?;
+        Ok(Self(Arc::new(Cpu { workers, instruction_set })))
+    }
+
+    /// Returns the instruction set of the inner loops.
+    pub fn instruction_set(&self) -> InstructionSet {
+        self.0.instruction_set
+    }
+
+    /// Returns the number of threads that share one operation.
+    pub fn threads(&self) -> usize {
+        self.0.workers.threads()
+    }
+
+    pub(crate) fn workers(&self) -> &Workers {
+        &self.0.workers
+    }
+
+    /// Copies `data`, row-major `[data.len() / cols, cols]`, to the device.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `cols` does not divide the length.
+    pub fn upload(&self, data: &[f32], cols: usize) -> Result<Tensor, Error> {
+        let rows = rows_of("upload", data.len(), cols)?;
+        Tensor::new("upload", data.to_vec(), rows, cols)
+    }
+
+    /// Copies little-endian bf16 `bytes`, row-major `[bytes.len() / 2 / cols, cols]`, to the
+    /// device, where they are held as f32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the bytes are not a whole number of rows.
+    pub fn upload_bf16(&self, bytes: &[u8], cols: usize) -> Result<Tensor, Error> {
+        let (pairs, rest) = bytes.as_chunks::<2>();
+        check_size("upload_bf16", "bytes beyond the last element", 0, rest.len())?;
+        let rows = rows_of("upload_bf16", pairs.len(), cols)?;
+        let widen = |pair: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*pair)) << 16);
+        Tensor::new("upload_bf16", pairs.iter().map(widen).collect(), rows, cols)
+    }
+
+    /// Returns the elements of `x`, row-major, on the host.
+    pub fn host<'a>(&self, x: &'a Tensor) -> Cow<'a, [f32]> {
+        Cow::Borrowed(x.data())
+    }
+
+    /// Returns the elements of `x`, row-major, rounded to little-endian bf16: what
+    /// [`Device::upload_bf16`] reads.
+    pub fn host_bf16(&self, x: &Tensor) -> Vec<u8> {
+        let mut bytes = vec![0; x.data().len() * 2];
+        for (pair, &value) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(x.data()) {
+            *pair = (bf16_bits(value) as u16).to_le_bytes();
+        }
+        bytes
+    }
+}
+
+fn rows_of(operation: &'static str, elements: usize, cols: usize) -> Result<usize, Error> {
+    if cols == 0 || !elements.is_multiple_of(cols) {
+        return Err(Error::Shape {
+            operation,
+            what: "elements",
+            expected: format!("a multiple of {cols} columns"),
+            got: elements.to_string(),
+        });
+    }
+    Ok(elements / cols)
+}

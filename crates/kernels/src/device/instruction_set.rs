@@ -1,0 +1,96 @@
+//! The processor features that the kernels are written for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::Error;
+
+/// A set of processor instructions that the inner loops use, from the slowest to the fastest.
+///
+/// Results of different sets agree within a tolerance only.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum InstructionSet {
+    /// Plain Rust, for any processor: the reference.
+    Portable,
+    /// x86-64 with AVX2 and FMA; bf16 is widened to f32.
+    Avx2,
+    /// x86-64 with AVX-512F; bf16 is widened to f32.
+    Avx512,
+    /// x86-64 with AVX-512-BF16: pairs of bf16 are multiplied directly.
+    Avx512Bf16,
+}
+
+impl InstructionSet {
+    const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+
+    /// Returns the best instruction set of this processor.
+    pub fn detect() -> Self {
+        Self::available().last().copied().unwrap_or(Self::Portable)
+    }
+
+    /// Returns the instruction sets of this processor, the best one last.
+    pub fn available() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|set| set.is_supported()).collect()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn is_supported(self) -> bool {
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let avx512 = avx2 && is_x86_feature_detected!("avx512f");
+        match self {
+            Self::Portable => true,
+            Self::Avx2 => avx2,
+            Self::Avx512 => avx512,
+            Self::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn is_supported(self) -> bool {
+        self == Self::Portable
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512-bf16",
+        }
+    }
+}
+
+impl fmt::Display for InstructionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for InstructionSet {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Self::ALL
+            .into_iter()
+            .find(|set| set.name() == name)
+            .ok_or_else(|| Error::UnknownName { what: "instruction set", got: name.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for set in InstructionSet::ALL {
+            assert_eq!(set.to_string().parse::<InstructionSet>().unwrap(), set);
+        }
+        assert!("mmx".parse::<InstructionSet>().is_err());
+    }
+
+    #[test]
+    fn portable_is_always_there() {
+        assert_eq!(InstructionSet::available()[0], InstructionSet::Portable);
+    }
+}

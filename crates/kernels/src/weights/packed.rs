@@ -1,0 +1,172 @@
+//! Matrices in panels of sixteen outputs.
+//!
+//! A panel holds sixteen rows of the weight `[n, k]`, transposed, so that a kernel reads it
+//! from its beginning to its end:
+//!
+//! ```text
+//! f32   [n/16][k  ][16]       word = one weight
+//! bf16  [n/16][k/2][16][2]    word = the weights of two neighbouring k, the even one low
+//! ```
+//!
+//! The second is the order of the dot-product instructions of AVX-512-BF16 and of the right
+//! operand of AMX tiles. Rows beyond n and the column after an odd k are zero.
+
+use super::source::Source;
+use crate::cpu::parallel::Workers;
+use crate::cpu::{LANES, Line};
+use crate::dtype::{Dtype, bf16_bits};
+use crate::error::Error;
+
+/// A packed weight `[n, k]`, or two of them with alternating panels.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    panels: Panels,
+    n: usize,
+    k: usize,
+    /// Lines of one panel.
+    steps: usize,
+}
+
+#[derive(Debug)]
+enum Panels {
+    F32(Vec<Line>),
+    Bf16(Vec<Line>),
+}
+
+impl Packed {
+    /// Packs `sources`, each `[n, k]`: panel 0 of each of them, panel 1 of each of them, ...
+    pub(super) fn pack(
+        sources: &[Source<'_>],
+        (n, k): (usize, usize),
+        dtype: Dtype,
+        workers: &Workers,
+    ) -> Result<Self, Error> {
+        let steps = match dtype {
+            Dtype::F32 => k,
+            Dtype::Bf16 => k.div_ceil(2),
+        };
+        let panels = n.div_ceil(LANES) * sources.len();
+        let mut lines = zeroed_lines("packed weights", panels.checked_mul(steps))?;
+        workers.for_rows(&mut lines, steps, |first, lines| {
+            for (offset, lines) in lines.chunks_mut(steps).enumerate() {
+                let panel = first + offset;
+                let rows = panel / sources.len() * LANES..n;
+                let source = sources[panel % sources.len()];
+                for (lane, row) in rows.take(LANES).enumerate() {
+                    write_lane(source.row(row, k), dtype, lane, lines);
+                }
+            }
+        });
+        let panels = match dtype {
+            Dtype::F32 => Panels::F32(lines),
+            Dtype::Bf16 => Panels::Bf16(lines),
+        };
+        Ok(Self { panels, n, k, steps })
+    }
+
+    pub(crate) fn n(&self) -> usize {
+        self.n
+    }
+
+    pub(crate) fn k(&self) -> usize {
+        self.k
+    }
+
+    pub(crate) fn dtype(&self) -> Dtype {
+        match self.panels {
+            Panels::F32(_) => Dtype::F32,
+            Panels::Bf16(_) => Dtype::Bf16,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        std::mem::size_of_val(self.lines())
+    }
+
+    /// Returns the number of panels.
+    pub(crate) fn panels(&self) -> usize {
+        self.lines().len().checked_div(self.steps).unwrap_or(0)
+    }
+
+    /// Returns the lines of one panel.
+    pub(crate) fn panel(&self, panel: usize) -> &[Line] {
+        &self.lines()[panel * self.steps..][..self.steps]
+    }
+
+    fn lines(&self) -> &[Line] {
+        match &self.panels {
+            Panels::F32(lines) | Panels::Bf16(lines) => lines,
+        }
+    }
+}
+
+/// Returns `count` zero lines for `what`; `None` is a count that overflowed.
+pub(crate) fn zeroed_lines(what: &'static str, count: Option<usize>) -> Result<Vec<Line>, Error> {
+    let count = count.ok_or(Error::OutOfMemory { what, bytes: usize::MAX })?;
+    let mut lines = Vec::new();
+    lines
+        .try_reserve_exact(count)
+        .map_err(|_| Error::OutOfMemory { what, bytes: count.saturating_mul(size_of::<Line>()) })?;
+    lines.resize(count, Line([0; LANES]));
+    Ok(lines)
+}
+
+/// Writes one row of the weight into its lane of a panel.
+fn write_lane(row: Source<'_>, dtype: Dtype, lane: usize, lines: &mut [Line]) {
+    match (row, dtype) {
+        (Source::F32(row), Dtype::F32) => {
+            write_words(row.iter().map(|value| value.to_bits()), lane, lines);
+        }
+        (Source::Bf16(row), Dtype::F32) => {
+            write_words(row.iter().map(|value| u32::from(value.to_bits()) << 16), lane, lines);
+        }
+        (Source::F32(row), Dtype::Bf16) => {
+            write_pairs(row, |&value| bf16_bits(value), lane, lines);
+        }
+        (Source::Bf16(row), Dtype::Bf16) => {
+            write_pairs(row, |value| u32::from(value.to_bits()), lane, lines);
+        }
+    }
+}
+
+fn write_words(words: impl Iterator<Item = u32>, lane: usize, lines: &mut [Line]) {
+    for (line, word) in lines.iter_mut().zip(words) {
+        line.0[lane] = word;
+    }
+}
+
+fn write_pairs<T>(row: &[T], bits: impl Fn(&T) -> u32, lane: usize, lines: &mut [Line]) {
+    for (line, pair) in lines.iter_mut().zip(row.chunks(2)) {
+        let odd = pair.get(1).map_or(0, &bits);
+        line.0[lane] = bits(&pair[0]) | (odd << 16);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+
+    #[test]
+    fn bf16_panels_interleave_pairs_and_pad_with_zero() {
+        // Element (row, column) is row + column / 8: exact in bf16.
+        let (n, k) = (18, 5);
+        let weight: Vec<f32> = (0..n * k).map(|i| (i / k) as f32 + (i % k) as f32 / 8.0).collect();
+        let workers = Workers::start(NonZeroUsize::MIN).unwrap();
+        let sources = [Source::F32(&weight)];
+        let packed = Packed::pack(&sources, (n, k), Dtype::Bf16, &workers).unwrap();
+        assert_eq!((packed.panels(), packed.panel(1).len()), (2, 3));
+        let element = |row: usize, column: usize| {
+            let word = packed.panel(row / LANES)[column / 2].0[row % LANES];
+            f32::from_bits((word >> (16 * (column % 2))) << 16)
+        };
+        for row in 0..32 {
+            for column in 0..6 {
+                let inside = row < n && column < k;
+                let expected = if inside { row as f32 + column as f32 / 8.0 } else { 0.0 };
+                assert_eq!(element(row, column), expected, "{row} {column}");
+            }
+        }
+    }
+}

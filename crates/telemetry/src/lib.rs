@@ -1,0 +1,7 @@
+//! Logs of a process, and the trace context that travels with each call.
+
+pub use logs::{LogFormat, init_logs};
+pub use trace_context::{InvalidTraceContext, TraceContext};
+
+mod logs;
+mod trace_context;

@@ -1,0 +1,208 @@
+//! The node's side: a gRPC service in front of whatever computes experts.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::time::Duration;
+
+use guildhall_ids::{Epoch, ExpertId, NodeId};
+use guildhall_proto::v1;
+use guildhall_proto::v1::experts_server::{Experts, ExpertsServer};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::compute_stream::ComputeStream;
+use crate::grpc::{ServerOptions, server_builder, standard_services};
+use crate::{AssignError, Call, Error, FrameShape, Handshake, Lifecycle, Listener, MAX_FRAME_BYTES};
+use crate::{NodeDescription, NodeEvent, Refusal, Resident, wire};
+
+/// What computes experts behind a server or an in-process link.
+pub trait ExpertBackend: Clone + Send + Sync + Unpin + 'static {
+    /// Who this is and what it holds.
+    fn describe(&self) -> NodeDescription;
+
+    /// Sets what to hold; ends when all of it is loaded and verified.
+    fn assign(
+        &self,
+        fingerprint: &[u8],
+        epoch: Epoch,
+        experts: BTreeSet<ExpertId>,
+    ) -> impl Future<Output = Result<Resident, AssignError>> + Send;
+
+    /// Accepts a router and says how large its rows are.
+    ///
+    /// # Errors
+    /// A mismatch, or that the node is draining.
+    fn accept(&self, router: &Handshake) -> Result<FrameShape, Refusal>;
+
+    /// Computes a call, whose counts agree with each other, some time later. Never blocks.
+    fn submit(&self, call: Call, reply: ReplySlot);
+}
+
+/// Room for the answer to one call in the stream it came from.
+#[derive(Debug)]
+pub struct ReplySlot {
+    replies: mpsc::Sender<NodeEvent>,
+    _in_flight: OwnedSemaphorePermit,
+}
+
+impl ReplySlot {
+    pub(crate) fn new(replies: mpsc::Sender<NodeEvent>, in_flight: OwnedSemaphorePermit) -> Self {
+        Self { replies, _in_flight: in_flight }
+    }
+
+    /// Whether nobody waits for the answer any more.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.replies.is_closed()
+    }
+
+    /// Answers. The channel has room for every call in flight, so this fails only when the router has gone.
+    pub fn send(self, event: NodeEvent) {
+        if self.replies.try_send(event).is_err() {
+            tracing::debug!("the router left before its answer");
+        }
+    }
+}
+
+/// Unanswered calls that one stream may have.
+pub(crate) const MAX_CALLS_IN_FLIGHT: usize = 64;
+/// A router that opens a stream and says nothing is cut off after this time.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Router lanes that one node serves over one connection; each lane has a connection of its own.
+const MAX_STREAMS: u32 = 64;
+
+/// Serves `backend` until `lifecycle` stops.
+///
+/// # Errors
+/// When the server fails; not when a client does.
+pub async fn serve<B: ExpertBackend>(
+    listener: Listener,
+    backend: B,
+    lifecycle: Lifecycle,
+) -> Result<(), Error> {
+    let (drain, stop) = (lifecycle.draining().clone(), lifecycle.stopping().clone());
+    let service = ExpertsServer::new(Service { backend, lifecycle })
+        .max_decoding_message_size(MAX_FRAME_BYTES)
+        .max_encoding_message_size(MAX_FRAME_BYTES);
+    // A router lane is polled only while it has work, so it could not answer pings.
+    let options = ServerOptions { max_streams_per_connection: MAX_STREAMS, keepalive: None };
+    let router = server_builder(&options).add_service(service);
+    let (router, health) = standard_services(router, &["guildhall.v1.Experts"]).await;
+    health.set(true).await;
+    let watch_drain = async {
+        drain.cancelled().await;
+        health.set(false).await;
+        std::future::pending::<()>().await;
+    };
+    let serving = async {
+        match listener {
+            Listener::Tcp(listener) => {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await
+            }
+            Listener::Unix(listener, path) => {
+                let incoming = UnixListenerStream::new(listener);
+                let served =
+                    router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await;
+                // The path may be gone already with its folder; nothing depends on it.
+                let _ = std::fs::remove_file(path);
+                served
+            }
+        }
+    };
+    tokio::select! {
+        served = serving => served.map_err(Error::Serve),
+        () = watch_drain => Ok(()),
+    }
+}
+
+struct Service<B> {
+    backend: B,
+    lifecycle: Lifecycle,
+}
+
+#[tonic::async_trait]
+impl<B: ExpertBackend> Experts for Service<B> {
+    type ComputeStream = ComputeStream<B>;
+
+    async fn describe(
+        &self,
+        _: Request<v1::DescribeRequest>,
+    ) -> Result<Response<v1::DescribeResponse>, Status> {
+        let node = self.backend.describe();
+        Ok(Response::new(v1::DescribeResponse {
+            node_id: node.node.to_string(),
+            instance: node.instance,
+            protocol_version: node.handshake.protocol_version,
+            model_fingerprint: node.handshake.model_fingerprint.into(),
+            dtype: node.handshake.dtype,
+            instruction_set: node.instruction_set,
+            epoch: node.epoch.0,
+            resident: wire::resident_to_wire(&node.resident),
+            resident_bytes: node.resident_bytes,
+            draining: node.draining,
+        }))
+    }
+
+    async fn assign(
+        &self,
+        request: Request<v1::AssignRequest>,
+    ) -> Result<Response<v1::AssignResponse>, Status> {
+        let request = request.into_inner();
+        let of_layer = |layer: &v1::LayerExperts| {
+            let layer_idx = layer.layer;
+            layer.experts.clone().into_iter().map(move |expert| ExpertId::new(layer_idx, expert))
+        };
+        let experts = request.experts.iter().flat_map(of_layer).collect();
+        let epoch = Epoch(request.epoch);
+        match self.backend.assign(&request.model_fingerprint, epoch, experts).await {
+            Ok(resident) => Ok(Response::new(v1::AssignResponse {
+                resident: wire::resident_to_wire(&resident),
+            })),
+            Err(e @ AssignError::Mismatch(_)) => Err(Status::failed_precondition(e.to_string())),
+            Err(e @ AssignError::Stale { .. }) => Err(Status::aborted(e.to_string())),
+            Err(e @ AssignError::Load(_)) => Err(Status::internal(e.to_string())),
+        }
+    }
+
+    async fn compute(
+        &self,
+        request: Request<Streaming<v1::ComputeRequest>>,
+    ) -> Result<Response<Self::ComputeStream>, Status> {
+        if self.lifecycle.draining().is_cancelled() {
+            return Err(Status::unavailable(Refusal::Draining.to_string()));
+        }
+        let mut calls = request.into_inner();
+        let first = tokio::time::timeout(HANDSHAKE_TIMEOUT, calls.next())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no handshake"))?
+            .ok_or_else(|| Status::invalid_argument("the stream ended before the handshake"))??;
+        let Some(v1::compute_request::Message::Hello(hello)) = first.message else {
+            return Err(Status::invalid_argument("the first message must be a hello"));
+        };
+        let router_id = hello.router_id.clone();
+        let shape = self.backend.accept(&wire::hello_from_wire(hello)).map_err(|refusal| {
+            tracing::warn!(router = %router_id, %refusal, "router refused");
+            match refusal {
+                Refusal::Mismatch(_) => Status::failed_precondition(refusal.to_string()),
+                Refusal::Draining => Status::unavailable(refusal.to_string()),
+            }
+        })?;
+        tracing::info!(router = %router_id, "router connected");
+        let node = self.backend.describe();
+        let welcome = v1::Welcome {
+            node_id: node.node.to_string(),
+            instance: node.instance,
+            max_calls_in_flight: u32::try_from(MAX_CALLS_IN_FLIGHT).unwrap_or(u32::MAX),
+        };
+        let backend = self.backend.clone();
+        Ok(Response::new(ComputeStream::new(calls, backend, (shape, welcome), &self.lifecycle)))
+    }
+}
+
+pub(crate) fn node_id(text: &str) -> Result<NodeId, String> {
+    text.parse().map_err(|e: guildhall_ids::InvalidNodeId| e.to_string())
+}

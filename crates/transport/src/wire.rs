@@ -1,0 +1,195 @@
+//! Between wire messages and domain types.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use guildhall_ids::{Epoch, ExpertId, ExpertIdx, LayerIdx};
+use guildhall_proto::v1;
+use guildhall_telemetry::TraceContext;
+
+use crate::{Call, CallFailure, CallOutputs, ExpertHash, FailureReason, Handshake, NodeEvent};
+use crate::{NodeTimings, Pair, Resident};
+
+pub(crate) fn call_to_wire(call: Call) -> v1::Call {
+    v1::Call {
+        id: call.id,
+        layer: call.layer.0,
+        epoch: call.epoch.0,
+        // A budget that rounds to 0 must not turn into "no limit".
+        budget_microseconds: call.budget.map_or(0, |budget| microseconds(budget).max(1)),
+        trace_context: call
+            .trace
+            .map_or_else(Bytes::new, |trace| Bytes::copy_from_slice(&trace.to_bytes())),
+        tokens: call.tokens,
+        activations: call.activations,
+        pair_tokens: call.pairs.iter().map(|pair| pair.token).collect(),
+        pair_experts: call.pairs.iter().map(|pair| pair.expert.0).collect(),
+    }
+}
+
+pub(crate) fn call_from_wire(call: v1::Call) -> Result<Call, String> {
+    if call.pair_tokens.len() != call.pair_experts.len() {
+        return Err(format!(
+            "{} pair_tokens, but {} pair_experts",
+            call.pair_tokens.len(),
+            call.pair_experts.len()
+        ));
+    }
+    let trace = match &call.trace_context[..] {
+        [] => None,
+        bytes => Some(TraceContext::from_bytes(bytes).map_err(|e| e.to_string())?),
+    };
+    let pairs = call.pair_tokens.iter().zip(&call.pair_experts);
+    Ok(Call {
+        id: call.id,
+        layer: LayerIdx(call.layer),
+        epoch: Epoch(call.epoch),
+        budget: (call.budget_microseconds > 0)
+            .then(|| Duration::from_micros(call.budget_microseconds)),
+        trace,
+        tokens: call.tokens,
+        activations: call.activations,
+        pairs: pairs.map(|(&token, &e)| Pair { token, expert: ExpertIdx(e) }).collect(),
+    })
+}
+
+pub(crate) fn event_to_wire(event: NodeEvent) -> v1::ComputeResponse {
+    use v1::compute_response::Message;
+    let message = match event {
+        NodeEvent::Outputs(outputs) => Message::Outputs(v1::CallOutputs {
+            id: outputs.id,
+            values: outputs.values,
+            queue_microseconds: microseconds(outputs.timings.queue),
+            compute_microseconds: microseconds(outputs.timings.compute),
+            batch_pairs: outputs.timings.batch_pairs,
+        }),
+        NodeEvent::Failure(failure) => Message::Failure(v1::CallFailure {
+            id: failure.id,
+            reason: reason_to_wire(failure.reason).into(),
+            message: failure.message,
+        }),
+        NodeEvent::Draining => Message::Draining(v1::Draining {}),
+    };
+    v1::ComputeResponse { message: Some(message) }
+}
+
+pub(crate) fn event_from_wire(response: v1::ComputeResponse) -> Result<NodeEvent, String> {
+    use v1::compute_response::Message;
+    match response.message {
+        Some(Message::Outputs(outputs)) => Ok(NodeEvent::Outputs(CallOutputs {
+            id: outputs.id,
+            values: outputs.values,
+            timings: NodeTimings {
+                queue: Duration::from_micros(outputs.queue_microseconds),
+                compute: Duration::from_micros(outputs.compute_microseconds),
+                batch_pairs: outputs.batch_pairs,
+            },
+        })),
+        Some(Message::Failure(failure)) => Ok(NodeEvent::Failure(CallFailure {
+            id: failure.id,
+            reason: reason_from_wire(failure.reason()),
+            message: failure.message,
+        })),
+        Some(Message::Draining(_)) => Ok(NodeEvent::Draining),
+        Some(Message::Welcome(_)) => Err("a second welcome".into()),
+        None => Err("a message of an unknown kind".into()),
+    }
+}
+
+fn reason_to_wire(reason: FailureReason) -> v1::call_failure::Reason {
+    use v1::call_failure::Reason;
+    match reason {
+        FailureReason::NotResident => Reason::NotResident,
+        FailureReason::Expired => Reason::Expired,
+        FailureReason::Malformed => Reason::Malformed,
+        FailureReason::Compute => Reason::Compute,
+        FailureReason::Overloaded => Reason::Overloaded,
+    }
+}
+
+// A reason that this build does not know is treated as a failed computation: ask elsewhere.
+fn reason_from_wire(reason: v1::call_failure::Reason) -> FailureReason {
+    use v1::call_failure::Reason;
+    match reason {
+        Reason::NotResident => FailureReason::NotResident,
+        Reason::Expired => FailureReason::Expired,
+        Reason::Malformed => FailureReason::Malformed,
+        Reason::Overloaded => FailureReason::Overloaded,
+        Reason::Compute | Reason::Unspecified => FailureReason::Compute,
+    }
+}
+
+pub(crate) fn hello_to_wire(handshake: &Handshake, router_id: &str) -> v1::Hello {
+    v1::Hello {
+        protocol_version: handshake.protocol_version,
+        model_fingerprint: Bytes::copy_from_slice(&handshake.model_fingerprint),
+        dtype: handshake.dtype.clone(),
+        hidden_size: handshake.hidden_size,
+        router_id: router_id.into(),
+    }
+}
+
+pub(crate) fn hello_from_wire(hello: v1::Hello) -> Handshake {
+    Handshake {
+        protocol_version: hello.protocol_version,
+        model_fingerprint: hello.model_fingerprint.to_vec(),
+        dtype: hello.dtype,
+        hidden_size: hello.hidden_size,
+    }
+}
+
+pub(crate) fn resident_to_wire(resident: &Resident) -> Vec<v1::LayerExperts> {
+    let mut layers: Vec<v1::LayerExperts> = Vec::new();
+    let mut hashes: Vec<u8> = Vec::new();
+    for (id, hash) in resident {
+        if layers.last().is_none_or(|last| last.layer != id.layer.0) {
+            finish_hashes(&mut layers, &mut hashes);
+            layers.push(v1::LayerExperts { layer: id.layer.0, ..Default::default() });
+        }
+        if let Some(last) = layers.last_mut() {
+            last.experts.push(id.expert.0);
+            hashes.extend_from_slice(hash);
+        }
+    }
+    finish_hashes(&mut layers, &mut hashes);
+    layers
+}
+
+fn finish_hashes(layers: &mut [v1::LayerExperts], hashes: &mut Vec<u8>) {
+    if let Some(last) = layers.last_mut() {
+        last.sha256 = Bytes::from(std::mem::take(hashes));
+    }
+}
+
+pub(crate) fn resident_from_wire(layers: &[v1::LayerExperts]) -> Result<Resident, String> {
+    let mut resident = Resident::new();
+    for layer in layers {
+        if layer.sha256.len() != layer.experts.len() * size_of::<ExpertHash>() {
+            return Err(format!("layer {}: not one SHA-256 for each expert", layer.layer));
+        }
+        for (&expert, hash) in layer.experts.iter().zip(layer.sha256.chunks_exact(32)) {
+            let hash = hash.try_into().map_err(|_| "a SHA-256 of another length".to_string())?;
+            resident.insert(ExpertId::new(layer.layer, expert), hash);
+        }
+    }
+    Ok(resident)
+}
+
+pub(crate) fn experts_to_wire(experts: impl Iterator<Item = ExpertId>) -> Vec<v1::LayerExperts> {
+    let mut layers: Vec<v1::LayerExperts> = Vec::new();
+    for id in experts {
+        match layers.last_mut() {
+            Some(last) if last.layer == id.layer.0 => last.experts.push(id.expert.0),
+            _ => layers.push(v1::LayerExperts {
+                layer: id.layer.0,
+                experts: vec![id.expert.0],
+                sha256: Bytes::new(),
+            }),
+        }
+    }
+    layers
+}
+
+pub(crate) fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

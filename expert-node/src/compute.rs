@@ -1,0 +1,198 @@
+//! The thread that owns the device: takes waiting calls, computes them as one batch, answers each.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use bytes::Bytes;
+use guildhall_ids::{ExpertId, LayerIdx};
+use guildhall_kernels::{Device, Dtype, ExpertRows, Tensor};
+use guildhall_transport::{
+    Call, CallFailure, CallOutputs, FailureReason, NodeEvent, NodeTimings, ReplySlot,
+};
+
+use crate::Error;
+use crate::batcher::{Waiting, plan_pass, take_batch};
+use crate::shard::{Held, Shard};
+
+/// A call on its way to the device.
+struct Job {
+    call: Call,
+    reply: ReplySlot,
+    arrived: Instant,
+}
+
+impl Waiting for Job {
+    fn layer(&self) -> LayerIdx {
+        self.call.layer
+    }
+
+    fn pairs(&self) -> usize {
+        self.call.pairs.len()
+    }
+}
+
+impl Job {
+    fn fail(self, reason: FailureReason, message: String) {
+        let id = self.call.id;
+        self.reply.send(NodeEvent::Failure(CallFailure { id, reason, message }));
+    }
+
+    fn expired(&self) -> bool {
+        self.call.budget.is_some_and(|budget| self.arrived.elapsed() > budget)
+    }
+}
+
+/// Sends calls to the compute thread; the thread ends when all of these are dropped.
+#[derive(Clone)]
+pub(crate) struct ComputeQueue {
+    jobs: SyncSender<Job>,
+}
+
+impl ComputeQueue {
+    /// Queues a call, or refuses it at once when the queue is full.
+    pub(crate) fn submit(&self, call: Call, reply: ReplySlot) {
+        match self.jobs.try_send(Job { call, reply, arrived: Instant::now() }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(job)) => {
+                job.fail(FailureReason::Overloaded, "the queue of this node is full".into());
+            }
+            Err(TrySendError::Disconnected(job)) => {
+                job.fail(FailureReason::Compute, "the compute thread has ended".into());
+            }
+        }
+    }
+}
+
+/// The thread's own state.
+pub(crate) struct Worker {
+    pub(crate) device: Device,
+    pub(crate) dtype: Dtype,
+    pub(crate) shard: Arc<Shard>,
+    pub(crate) max_batch_pairs: usize,
+}
+
+impl Worker {
+    /// Starts the thread with room for `max_queued` calls.
+    pub(crate) fn start(self, max_queued: usize) -> Result<(ComputeQueue, JoinHandle<()>), Error> {
+        let (jobs, received) = sync_channel(max_queued);
+        let thread = std::thread::Builder::new()
+            .name("compute".into())
+            .spawn(move || self.run(&received))
+            .map_err(|source| Error::System { what: "starting the compute thread", source })?;
+        Ok((ComputeQueue { jobs }, thread))
+    }
+
+    fn run(&self, jobs: &Receiver<Job>) {
+        let mut waiting = VecDeque::new();
+        loop {
+            if waiting.is_empty() {
+                let Ok(job) = jobs.recv() else { return };
+                waiting.push_back(job);
+            }
+            waiting.extend(jobs.try_iter());
+            let batch = take_batch(&mut waiting, self.max_batch_pairs);
+            self.serve(batch);
+        }
+    }
+
+    fn serve(&self, batch: Vec<Job>) {
+        let held = self.shard.held();
+        let ready = batch.into_iter().filter_map(|job| accept(job, &held)).collect::<Vec<_>>();
+        let Some(layer) = ready.first().map(Job::layer) else { return };
+        let started = Instant::now();
+        match self.compute(layer, &ready, &held) {
+            Ok(outputs) => answer(ready, outputs, started),
+            Err(error) => {
+                tracing::error!(%layer, %error, "computing experts failed");
+                for job in ready {
+                    job.fail(FailureReason::Compute, error.to_string());
+                }
+            }
+        }
+    }
+
+    /// The outputs of each job, in the order of its pairs and the type of the wire.
+    fn compute(&self, layer: LayerIdx, jobs: &[Job], held: &Held) -> Result<Vec<Bytes>, Error> {
+        let pass = plan_pass(jobs.iter().map(|job| (job.call.tokens, &job.call.pairs[..])));
+        let x = self.upload(jobs)?;
+        let experts = pass.groups.iter().filter_map(|(expert, rows)| {
+            let weights = held.get(ExpertId { layer, expert: *expert })?;
+            Some(ExpertRows { weights, rows })
+        });
+        let y = self.device.expert_ffn(&x, &experts.collect::<Vec<_>>())?;
+        let row_bytes = y.cols() * self.dtype.size_bytes();
+        let all = Bytes::from(match self.dtype {
+            Dtype::Bf16 => self.device.host_bf16(&y),
+            Dtype::F32 => self.device.host(&y).iter().flat_map(|v| v.to_le_bytes()).collect(),
+        });
+        Ok(pass.output_rows.iter().map(|rows| gather(&all, rows, row_bytes)).collect())
+    }
+
+    /// The activations of all jobs below one another.
+    fn upload(&self, jobs: &[Job]) -> Result<Tensor, Error> {
+        let hidden = self.shard.checkpoint().config().hidden_size;
+        let x = match (self.dtype, jobs) {
+            (Dtype::Bf16, [only]) => self.device.upload_bf16(&only.call.activations, hidden)?,
+            (Dtype::Bf16, _) => {
+                let parts: Vec<&[u8]> = jobs.iter().map(|job| &job.call.activations[..]).collect();
+                self.device.upload_bf16(&parts.concat(), hidden)?
+            }
+            (Dtype::F32, _) => {
+                let bytes = jobs.iter().flat_map(|job| job.call.activations.chunks_exact(4));
+                let value = |four: &[u8]| f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+                self.device.upload(&bytes.map(value).collect::<Vec<_>>(), hidden)?
+            }
+        };
+        Ok(x)
+    }
+}
+
+/// Passes on a job that can be computed, and answers one that cannot.
+fn accept(job: Job, held: &Held) -> Option<Job> {
+    if job.reply.is_abandoned() {
+        return None;
+    }
+    if job.expired() {
+        job.fail(FailureReason::Expired, "its time was over before it began".into());
+        return None;
+    }
+    let id = |expert| ExpertId { layer: job.call.layer, expert };
+    let absent = job.call.pairs.iter().map(|pair| id(pair.expert)).find(|&e| held.get(e).is_none());
+    if let Some(absent) = absent {
+        let message = format!("expert {absent} is not on this node (epoch {})", held.epoch);
+        job.fail(FailureReason::NotResident, message);
+        return None;
+    }
+    Some(job)
+}
+
+fn answer(jobs: Vec<Job>, outputs: Vec<Bytes>, started: Instant) {
+    let compute = started.elapsed();
+    let pairs: usize = jobs.iter().map(Job::pairs).sum();
+    for (job, values) in jobs.into_iter().zip(outputs) {
+        let timings = NodeTimings {
+            queue: started.duration_since(job.arrived),
+            compute,
+            batch_pairs: u32::try_from(pairs).unwrap_or(u32::MAX),
+        };
+        job.reply.send(NodeEvent::Outputs(CallOutputs { id: job.call.id, values, timings }));
+    }
+}
+
+/// The rows `rows` of `all`, without a copy when they already stand one after another.
+fn gather(all: &Bytes, rows: &[u32], row_bytes: usize) -> Bytes {
+    let first = rows.first().copied().unwrap_or(0);
+    let range = |row: u32| row as usize * row_bytes..(row as usize + 1) * row_bytes;
+    if rows.iter().copied().eq(first..first + rows.len() as u32) {
+        let start = first as usize * row_bytes;
+        return all.slice(start..start + rows.len() * row_bytes);
+    }
+    let mut gathered = Vec::with_capacity(rows.len() * row_bytes);
+    for &row in rows {
+        gathered.extend_from_slice(&all[range(row)]);
+    }
+    gathered.into()
+}

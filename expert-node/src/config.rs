@@ -1,0 +1,59 @@
+//! Settings of an expert node, from flags or from environment variables with the prefix `GUILDHALL_`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use guildhall_ids::NodeId;
+use guildhall_kernels::{Dtype, InstructionSet};
+use guildhall_transport::Endpoint;
+
+/// Everything that an expert node can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ExpertNodeConfig {
+    /// Model directory (config.json, safetensors); only the assigned experts are read.
+    #[arg(long, env = "GUILDHALL_MODEL", value_name = "DIR")]
+    pub model: PathBuf,
+
+    /// Where routers connect: host:port (port 0: any free one) or unix:/path.
+    #[arg(long, env = "GUILDHALL_LISTEN", default_value = "127.0.0.1:50061", value_name = "ADDR")]
+    pub listen: Endpoint,
+
+    /// Name of this node, unique in the cluster and the same after a restart.
+    #[arg(long, env = "GUILDHALL_NODE_ID", default_value = "expert-node-0", value_name = "NAME")]
+    pub node_id: NodeId,
+
+    /// What weights are kept and activations travel in; the same as the router's: f32 or bf16.
+    #[arg(long, env = "GUILDHALL_DTYPE", default_value = "bf16")]
+    pub dtype: Dtype,
+
+    /// Threads that compute; default: one for each core.
+    #[arg(long, env = "GUILDHALL_THREADS", value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// portable, avx2, avx512 or avx512-bf16; default: the best that this processor has.
+    #[arg(long, env = "GUILDHALL_INSTRUCTION_SET", value_name = "NAME")]
+    pub instruction_set: Option<InstructionSet>,
+
+    /// Folder for the recorded expert hashes; default: beside the weights.
+    #[arg(long, env = "GUILDHALL_HASH_CACHE", value_name = "DIR")]
+    pub hash_cache: Option<PathBuf>,
+
+    /// Calls that may wait for the device; one more is refused as overloaded.
+    #[arg(long, env = "GUILDHALL_MAX_QUEUED_CALLS", default_value = "256", value_name = "N")]
+    pub max_queued_calls: NonZeroUsize,
+
+    /// (token, expert) pairs computed as one batch at most; a single larger call is a batch of its own.
+    #[arg(long, env = "GUILDHALL_MAX_BATCH_PAIRS", default_value = "16384", value_name = "N")]
+    pub max_batch_pairs: NonZeroUsize,
+
+    /// Seconds that routers get to leave after SIGTERM.
+    #[arg(long, env = "GUILDHALL_DRAIN_TIMEOUT", default_value = "30", value_name = "SECONDS",
+          value_parser = seconds)]
+    pub drain_timeout: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}

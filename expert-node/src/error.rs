@@ -1,0 +1,24 @@
+//! Why an expert node cannot start or go on.
+
+/// A variant exists because a caller treats it differently.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model cannot be read.
+    #[error("model")]
+    Checkpoint(#[from] guildhall_checkpoint::Error),
+    /// The device refused.
+    #[error("device")]
+    Kernels(#[from] guildhall_kernels::Error),
+    /// The server failed.
+    #[error("transport")]
+    Transport(#[from] guildhall_transport::Error),
+    /// The system refused a thread, a signal handler or an address.
+    #[error("{what}")]
+    System {
+        /// What was asked of it.
+        what: &'static str,
+        /// What it said.
+        #[source]
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,183 @@
+//! Settings of a router, from flags or from environment variables with the prefix `GUILDHALL_`.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use guildhall_kernels::{Dtype, InstructionSet};
+use guildhall_transport::Endpoint;
+
+/// Everything that a router can be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RouterConfig {
+    /// Model directory (config.json, safetensors, tokenizer.json).
+    #[arg(long, env = "GUILDHALL_MODEL", value_name = "DIR")]
+    pub model: PathBuf,
+
+    /// Name that requests may call the model by; default: the name of its directory.
+    #[arg(long, env = "GUILDHALL_SERVED_MODEL_NAME", value_name = "NAME")]
+    pub served_model_name: Option<String>,
+
+    /// Address to listen on.
+    #[arg(long, env = "GUILDHALL_HOST", default_value = "127.0.0.1")]
+    pub host: String,
+
+    /// Port of the gRPC API; 0: any free one.
+    #[arg(long, env = "GUILDHALL_GRPC_PORT", default_value_t = 50051)]
+    pub grpc_port: u16,
+
+    /// Where experts are computed: remote (on expert nodes) or local (in this process).
+    #[arg(long, env = "GUILDHALL_EXPERTS", default_value_t = ExpertsMode::Remote, value_enum)]
+    pub experts: ExpertsMode,
+
+    /// Expert nodes, separated by commas: host:port or unix:/path.
+    #[arg(long, env = "GUILDHALL_NODES", value_delimiter = ',', value_name = "ADDR,...")]
+    pub nodes: Vec<Endpoint>,
+
+    /// What weights are kept and multiplied in: f32 or bf16.
+    #[arg(long, env = "GUILDHALL_DTYPE", default_value = "bf16")]
+    pub dtype: Dtype,
+
+    /// Threads that compute; default: one for each core.
+    #[arg(long, env = "GUILDHALL_THREADS", value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// portable, avx2, avx512 or avx512-bf16; default: the best that this processor has.
+    #[arg(long, env = "GUILDHALL_INSTRUCTION_SET", value_name = "NAME")]
+    pub instruction_set: Option<InstructionSet>,
+
+    /// Longest sequence, prompt and answer; default: what the model was trained for, if the KV cache holds it.
+    #[arg(long, env = "GUILDHALL_MAX_MODEL_LEN", value_name = "TOKENS")]
+    pub max_model_len: Option<NonZeroUsize>,
+
+    /// Sequences that run at a time.
+    #[arg(long, env = "GUILDHALL_MAX_NUM_SEQS", default_value = "256", value_name = "N")]
+    pub max_num_seqs: NonZeroUsize,
+
+    /// Tokens of one step, of all its sequences; at least max-num-seqs, so that each gets its token.
+    #[arg(long, env = "GUILDHALL_MAX_NUM_BATCHED_TOKENS", default_value = "512", value_name = "N")]
+    pub max_num_batched_tokens: NonZeroUsize,
+
+    /// Requests that may wait; one more is refused with RESOURCE_EXHAUSTED.
+    #[arg(long, env = "GUILDHALL_MAX_WAITING", default_value = "1024", value_name = "N")]
+    pub max_waiting: usize,
+
+    /// Memory of the KV cache: bytes, or with KiB, MiB, GiB.
+    #[arg(long, env = "GUILDHALL_KV_CACHE_MEMORY", default_value = "1GiB", value_name = "SIZE")]
+    pub kv_cache_memory: ByteSize,
+
+    /// Seconds after which an expert call without an answer is sent to another node.
+    #[arg(long, env = "GUILDHALL_EXPERT_CALL_TIMEOUT", default_value = "10",
+          value_name = "SECONDS", value_parser = seconds)]
+    pub expert_call_timeout: Duration,
+
+    /// Seconds that a layer waits for its experts before its requests fail.
+    #[arg(long, env = "GUILDHALL_EXPERT_WAIT_TIMEOUT", default_value = "30",
+          value_name = "SECONDS", value_parser = seconds)]
+    pub expert_wait_timeout: Duration,
+
+    /// Seconds that running requests get to end after SIGTERM.
+    #[arg(long, env = "GUILDHALL_DRAIN_TIMEOUT", default_value = "30", value_name = "SECONDS",
+          value_parser = seconds)]
+    pub drain_timeout: Duration,
+}
+
+/// Where experts are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExpertsMode {
+    /// On expert nodes.
+    Remote,
+    /// In this process.
+    Local,
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub usize);
+
+impl std::str::FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match &text[digits.len()..] {
+            "" | "B" => 0,
+            "KiB" | "K" => 10,
+            "MiB" | "M" => 20,
+            "GiB" | "G" => 30,
+            unit => return Err(format!("unit {unit:?} is none of B, KiB, MiB, GiB")),
+        };
+        let count: usize =
+            digits.trim().parse().map_err(|_| format!("{digits:?} is no whole number"))?;
+        let too_large = || format!("{text} is too large");
+        count.checked_mul(1 << shift).map(Self).ok_or_else(too_large)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0)
+    }
+}
+
+impl fmt::Display for ExpertsMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Remote => "remote",
+            Self::Local => "local",
+        })
+    }
+}
+
+impl RouterConfig {
+    /// The name of the model in requests.
+    #[must_use]
+    pub fn model_name(&self) -> String {
+        let of_dir = || {
+            let dir = self.model.canonicalize().unwrap_or_else(|_| self.model.clone());
+            dir.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into())
+        };
+        self.served_model_name.clone().unwrap_or_else(of_dir)
+    }
+
+    /// Looks for settings that contradict each other.
+    ///
+    /// # Errors
+    /// A sentence that names the flags.
+    pub fn check(&self) -> Result<(), String> {
+        if self.experts == ExpertsMode::Remote && self.nodes.is_empty() {
+            return Err("--nodes is needed, unless --experts local".into());
+        }
+        if self.experts == ExpertsMode::Local && !self.nodes.is_empty() {
+            return Err("--nodes and --experts local contradict each other".into());
+        }
+        if self.max_num_batched_tokens < self.max_num_seqs {
+            let (tokens, seqs) = (self.max_num_batched_tokens, self.max_num_seqs);
+            return Err(format!(
+                "--max-num-batched-tokens {tokens} is less than --max-num-seqs {seqs}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [("0", 0), ("17", 17), ("3KiB", 3072), ("2G", 2 << 30)] {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)));
+        }
+        for bad in ["", "GiB", "1.5GiB", "5TB", "99999999999999GiB", "-1"] {
+            assert!(bad.parse::<ByteSize>().is_err(), "{bad:?} was accepted");
+        }
+    }
+}

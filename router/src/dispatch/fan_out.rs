@@ -1,0 +1,210 @@
+//! One layer's calls in flight: who was asked for what, and what has come back. No IO.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use bytes::Bytes;
+use guildhall_ids::{ExpertId, ExpertIdx, LayerIdx, NodeId};
+use guildhall_kernels::{Dtype, Routes};
+
+use super::combine::combine;
+use super::plan::{NodeCall, Wanted};
+
+/// A call that has not been answered.
+struct Outstanding {
+    node: NodeId,
+    pair_indices: Vec<usize>,
+    sent: Instant,
+}
+
+pub(super) struct FanOut {
+    pub(super) layer: LayerIdx,
+    pub(super) routes: Routes,
+    hidden: usize,
+    dtype: Dtype,
+    /// [tokens, hidden] as it goes over the wire.
+    activations: Bytes,
+    // [pairs, hidden]; a row is written once, by whichever answer comes first.
+    outputs: Vec<f32>,
+    missing: usize,
+    outstanding: BTreeMap<u64, Outstanding>,
+    /// Pairs that nobody is computing, ascending.
+    pub(super) unsent: Vec<usize>,
+}
+
+/// A value that no working expert gives.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NotFinite(pub(super) ExpertId);
+
+impl FanOut {
+    pub(super) fn new(
+        layer: LayerIdx,
+        routes: Routes,
+        activations: Bytes,
+        (hidden, dtype): (usize, Dtype),
+    ) -> Self {
+        let pairs = routes.experts.len();
+        Self {
+            layer,
+            hidden,
+            dtype,
+            activations,
+            outputs: vec![0.0; pairs * hidden],
+            missing: pairs,
+            outstanding: BTreeMap::new(),
+            unsent: (0..pairs).collect(),
+            routes,
+        }
+    }
+
+    pub(super) fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            layer: self.layer,
+            top_k: self.routes.top_k,
+            experts: &self.routes.experts,
+            pairs: &self.unsent,
+        }
+    }
+
+    /// The activations of some tokens, as one call carries them.
+    pub(super) fn activations(&self, tokens: &[usize]) -> Bytes {
+        let row_bytes = self.hidden * self.dtype.size_bytes();
+        let all = self.routes.experts.len() / self.routes.top_k;
+        if tokens.len() == all {
+            return self.activations.clone();
+        }
+        let mut rows = Vec::with_capacity(tokens.len() * row_bytes);
+        for token in tokens {
+            rows.extend_from_slice(&self.activations[token * row_bytes..(token + 1) * row_bytes]);
+        }
+        rows.into()
+    }
+
+    pub(super) fn sent(&mut self, id: u64, node: NodeId, call: NodeCall, now: Instant) {
+        self.unsent.retain(|pair| !call.pair_indices.contains(pair));
+        let pair_indices = call.pair_indices;
+        self.outstanding.insert(id, Outstanding { node, pair_indices, sent: now });
+    }
+
+    /// Stores the values of an answered call; answers to calls that were given up are ignored.
+    pub(super) fn store(&mut self, id: u64, values: &[u8]) -> Result<(), NotFinite> {
+        let Some(call) = self.outstanding.remove(&id) else { return Ok(()) };
+        let row_bytes = self.hidden * self.dtype.size_bytes();
+        for (&pair, row) in call.pair_indices.iter().zip(values.chunks_exact(row_bytes)) {
+            let output = &mut self.outputs[pair * self.hidden..(pair + 1) * self.hidden];
+            if !decode(self.dtype, row, output) {
+                let expert = ExpertIdx(self.routes.experts[pair]);
+                self.give_back(call.pair_indices);
+                return Err(NotFinite(ExpertId { layer: self.layer, expert }));
+            }
+        }
+        self.missing -= call.pair_indices.len();
+        Ok(())
+    }
+
+    /// Takes back the pairs of one call.
+    pub(super) fn failed(&mut self, id: u64) {
+        if let Some(call) = self.outstanding.remove(&id) {
+            self.give_back(call.pair_indices);
+        }
+    }
+
+    /// Takes back everything that a node was asked for.
+    pub(super) fn lost(&mut self, node: &NodeId) {
+        let lost = self.outstanding.extract_if(.., |_, call| call.node == *node);
+        let pairs: Vec<usize> = lost.flat_map(|(_, call)| call.pair_indices).collect();
+        self.give_back(pairs);
+    }
+
+    fn give_back(&mut self, pairs: Vec<usize>) {
+        self.unsent.extend(pairs);
+        self.unsent.sort_unstable();
+    }
+
+    /// The node that has been silent the longest, and since when.
+    pub(super) fn slowest(&self) -> Option<(NodeId, Instant)> {
+        let oldest = self.outstanding.values().min_by_key(|call| call.sent)?;
+        Some((oldest.node.clone(), oldest.sent))
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// [tokens, hidden]
+    pub(super) fn combined(&self) -> Vec<f32> {
+        combine(&self.routes, self.hidden, &self.outputs, |pair| pair)
+    }
+}
+
+/// Widens one row; whether all of it is finite.
+fn decode(dtype: Dtype, row: &[u8], output: &mut [f32]) -> bool {
+    match dtype {
+        Dtype::F32 => {
+            for (value, four) in output.iter_mut().zip(row.chunks_exact(4)) {
+                *value = f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+            }
+        }
+        Dtype::Bf16 => {
+            for (value, two) in output.iter_mut().zip(row.chunks_exact(2)) {
+                *value = f32::from_bits(u32::from(u16::from_le_bytes([two[0], two[1]])) << 16);
+            }
+        }
+    }
+    output.iter().all(|value| value.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use guildhall_transport::Pair;
+
+    fn fan_out() -> FanOut {
+        let routes = Routes { top_k: 2, experts: vec![0, 1, 1, 2], weights: vec![1.0; 4] };
+        let activations = Bytes::from((0..16).collect::<Vec<u8>>());
+        FanOut::new(LayerIdx(5), routes, activations, (4, Dtype::Bf16))
+    }
+
+    fn ask(fan_out: &mut FanOut, id: u64, node: &str, pair_indices: &[usize]) {
+        let pairs = vec![Pair { token: 0, expert: ExpertIdx(0) }; pair_indices.len()];
+        let call = NodeCall { slot: 0, tokens: vec![0], pairs, pair_indices: pair_indices.into() };
+        fan_out.sent(id, node.parse().unwrap(), call, Instant::now());
+    }
+
+    fn ones(pairs: usize) -> Vec<u8> {
+        [0x80, 0x3f].repeat(4 * pairs)
+    }
+
+    #[test]
+    fn a_lost_node_gives_its_pairs_back_and_its_late_answer_is_ignored() {
+        let mut fan_out = fan_out();
+        ask(&mut fan_out, 1, "a", &[0, 3]);
+        ask(&mut fan_out, 2, "b", &[1, 2]);
+        assert!(fan_out.unsent.is_empty());
+        fan_out.lost(&"a".parse().unwrap());
+        assert_eq!(fan_out.unsent, [0, 3]);
+        fan_out.store(1, &ones(2)).unwrap();
+        fan_out.store(2, &ones(2)).unwrap();
+        assert!(!fan_out.is_complete());
+        ask(&mut fan_out, 3, "b", &[0, 3]);
+        fan_out.store(3, &ones(2)).unwrap();
+        assert!(fan_out.is_complete());
+        assert_eq!(fan_out.combined(), [2.0; 8]);
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_names_its_expert_and_is_asked_for_again() {
+        let mut fan_out = fan_out();
+        ask(&mut fan_out, 1, "a", &[2, 3]);
+        let mut values = ones(2);
+        values[8..10].copy_from_slice(&[0xc0, 0x7f]);
+        assert_eq!(fan_out.store(1, &values), Err(NotFinite(ExpertId::new(5, 2))));
+        assert_eq!(fan_out.unsent, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_call_carries_the_rows_of_its_tokens() {
+        assert_eq!(&fan_out().activations(&[1])[..], (8..16).collect::<Vec<u8>>());
+        assert_eq!(fan_out().activations(&[0, 1]).len(), 16);
+    }
+}

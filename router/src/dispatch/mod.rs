@@ -1,0 +1,10 @@
+//! Experts elsewhere: tokens to nodes, outputs back, and what to do when a node does not answer.
+
+pub(crate) use combine::combine;
+pub(crate) use remote_experts::{DispatchOptions, RemoteExperts};
+
+mod plan;
+mod combine;
+mod links;
+mod fan_out;
+mod remote_experts;

@@ -1,0 +1,257 @@
+//! The lane's side of the fan-out: sends, waits, and asks again elsewhere.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use guildhall_ids::{ExpertId, ExpertIdx, NodeId};
+use guildhall_kernels::{Device, Dtype, Tensor};
+use guildhall_transport::{Call, FailureReason, FrameShape, Handshake, NodeEvent, max_pairs};
+use tokio::runtime::Runtime;
+
+use super::fan_out::{FanOut, NotFinite};
+use super::links::Links;
+use super::plan::{NodeCall, plan};
+use crate::Error;
+use crate::model::{Experts, ExpertsCall};
+use crate::nodes::Topology;
+
+/// How long to wait before looking for a replica again.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Turns of the runtime after queueing frames, so that they are on their way before anything else is computed.
+const FLUSH_TURNS: usize = 4;
+
+/// How patient a lane is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DispatchOptions {
+    /// A call without an answer for this long is sent elsewhere.
+    pub(crate) call_timeout: Duration,
+    /// A layer that is not complete after this long fails its sequences.
+    pub(crate) layer_timeout: Duration,
+}
+
+/// Experts on other processes. Lives on its lane's thread and drives the lane's runtime itself.
+pub(crate) struct RemoteExperts {
+    runtime: Rc<Runtime>,
+    lane: Lane,
+    current: Option<FanOut>,
+}
+
+struct Lane {
+    device: Device,
+    dtype: Dtype,
+    topology: Arc<ArcSwap<Topology>>,
+    links: Links,
+    options: DispatchOptions,
+    next_call: u64,
+    last_failure: String,
+}
+
+impl RemoteExperts {
+    pub(crate) fn new(
+        runtime: Rc<Runtime>,
+        (device, dtype): (Device, Dtype),
+        topology: Arc<ArcSwap<Topology>>,
+        (handshake, router_id): (Handshake, String),
+        options: DispatchOptions,
+    ) -> Self {
+        let hidden_size = handshake.hidden_size as usize;
+        let shape = FrameShape { hidden_size, value_bytes: dtype.size_bytes() };
+        let links = Links::new(handshake, router_id, shape);
+        let last_failure = String::new();
+        let lane = Lane { device, dtype, topology, links, options, next_call: 0, last_failure };
+        Self { runtime, lane, current: None }
+    }
+}
+
+impl Experts for RemoteExperts {
+    fn start(&mut self, call: ExpertsCall<'_>) -> Result<(), Error> {
+        let activations = Bytes::from(match self.lane.dtype {
+            Dtype::Bf16 => self.lane.device.host_bf16(call.x),
+            Dtype::F32 => {
+                self.lane.device.host(call.x).iter().flat_map(|v| v.to_le_bytes()).collect()
+            }
+        });
+        let shape = (call.x.cols(), self.lane.dtype);
+        let mut fan_out = FanOut::new(call.layer, call.routes, activations, shape);
+        let lane = &mut self.lane;
+        self.runtime.block_on(async {
+            lane.send(&mut fan_out).await?;
+            for _ in 0..FLUSH_TURNS {
+                tokio::task::yield_now().await;
+            }
+            Ok::<_, Error>(())
+        })?;
+        self.current = Some(fan_out);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Tensor, Error> {
+        let not_started = || Error::Engine("no experts were started".into());
+        let mut fan_out = self.current.take().ok_or_else(not_started)?;
+        self.runtime.block_on(self.lane.collect(&mut fan_out))?;
+        Ok(self.lane.device.upload(&fan_out.combined(), self.lane.links.shape().hidden_size)?)
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready((node, event)) = self.lane.links.poll_event(cx) {
+            if let Err(error) = event {
+                tracing::warn!(%node, %error, "link to expert node lost");
+            }
+        }
+        self.lane.links.close_draining();
+    }
+}
+
+impl Lane {
+    /// Sends what nobody is computing to the nodes that can; what none can stays unsent.
+    async fn send(&mut self, fan_out: &mut FanOut) -> Result<(), Error> {
+        let topology = self.topology.load_full();
+        let nodes = &topology.table.nodes;
+        let usable = |slot: usize| self.links.usable(&nodes[slot]);
+        let limit = max_pairs(self.links.shape());
+        let plan = plan(&fan_out.wanted(), &topology.table, usable, limit);
+        if let Some(&pair) = plan.unplaced.first() {
+            let expert = ExpertIdx(fan_out.routes.experts[pair]);
+            let id = ExpertId { layer: fan_out.layer, expert };
+            if topology.table.replicas(id).is_empty() {
+                self.last_failure = format!("no live node holds expert {id}");
+            }
+        }
+        for node_call in plan.calls {
+            let node = nodes[node_call.slot].clone();
+            let call = self.call(fan_out, &node_call, &topology);
+            let id = call.id;
+            match self.links.send(&node, &topology, call).await {
+                Ok(()) => fan_out.sent(id, node, node_call, Instant::now()),
+                Err(error) => {
+                    self.note_failure(&node, &error);
+                    self.links.fail(&node);
+                    fan_out.lost(&node);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, fan_out: &FanOut, node_call: &NodeCall, topology: &Topology) -> Call {
+        self.next_call += 1;
+        Call {
+            id: self.next_call,
+            layer: fan_out.layer,
+            epoch: topology.table.epoch,
+            budget: Some(self.options.call_timeout),
+            trace: None,
+            tokens: node_call.tokens.len() as u32,
+            activations: fan_out.activations(&node_call.tokens),
+            pairs: node_call.pairs.clone(),
+        }
+    }
+
+    /// Waits until every pair has its output; asks again whoever can answer when a node cannot.
+    async fn collect(&mut self, fan_out: &mut FanOut) -> Result<(), Error> {
+        let started = Instant::now();
+        let deadline = started + self.options.layer_timeout;
+        while !fan_out.is_complete() {
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(self.unavailable(fan_out, started));
+            }
+            let slowest = fan_out.slowest().map(|(_, sent)| sent + self.options.call_timeout);
+            let retry = (!fan_out.unsent.is_empty()).then_some(now + RETRY_PAUSE);
+            let until = [slowest, retry].into_iter().flatten().fold(deadline, Instant::min);
+            let event = poll_fn(|cx| self.links.poll_event(cx));
+            match tokio::time::timeout_at(until.into(), event).await {
+                Ok((node, event)) => self.handle(fan_out, &node, event)?,
+                Err(_) => self.give_up_on_silent(fan_out),
+            }
+            if !fan_out.unsent.is_empty() {
+                self.send(fan_out).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(
+        &mut self,
+        fan_out: &mut FanOut,
+        node: &NodeId,
+        event: Result<NodeEvent, guildhall_transport::Error>,
+    ) -> Result<(), Error> {
+        match event {
+            Ok(NodeEvent::Outputs(outputs)) => {
+                if let Err(NotFinite(expert)) = fan_out.store(outputs.id, &outputs.values) {
+                    return self.not_finite(node, expert);
+                }
+            }
+            Ok(NodeEvent::Failure(failure)) => {
+                tracing::warn!(%node, layer = %fan_out.layer, %failure, "expert call failed");
+                self.last_failure = format!("{node}: {failure}");
+                fan_out.failed(failure.id);
+                match failure.reason {
+                    FailureReason::Malformed => return Err(Error::Engine(failure.to_string())),
+                    // Its time was over because this router was slow to send or the node to begin.
+                    FailureReason::Expired => {}
+                    FailureReason::NotResident
+                    | FailureReason::Compute
+                    | FailureReason::Overloaded => self.links.cool_down(node),
+                }
+            }
+            Ok(NodeEvent::Draining) => tracing::info!(%node, "expert node is draining"),
+            Err(error) => {
+                self.note_failure(node, &error);
+                fan_out.lost(node);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks a replica; without one, asking the same node again would give the same.
+    fn not_finite(&mut self, node: &NodeId, expert: ExpertId) -> Result<(), Error> {
+        let topology = self.topology.load();
+        if topology.table.replicas(expert).len() < 2 {
+            return Err(Error::NonFinite { node: node.clone(), expert });
+        }
+        tracing::error!(%node, %expert, "a value that is not finite; asking a replica");
+        self.last_failure = format!("{node} returned a value that is not finite for {expert}");
+        self.links.cool_down(node);
+        Ok(())
+    }
+
+    fn give_up_on_silent(&mut self, fan_out: &mut FanOut) {
+        let Some((node, sent)) = fan_out.slowest() else { return };
+        if sent.elapsed() >= self.options.call_timeout {
+            tracing::warn!(%node, layer = %fan_out.layer, "expert node does not answer");
+            self.last_failure = format!("{node} did not answer in {:?}", self.options.call_timeout);
+            self.links.fail(&node);
+            fan_out.lost(&node);
+        }
+    }
+
+    fn note_failure(&mut self, node: &NodeId, error: &guildhall_transport::Error) {
+        let text = format!("{node}: {error}");
+        if text != self.last_failure {
+            tracing::warn!(%node, %error, "expert node cannot be used");
+        }
+        self.last_failure = text;
+    }
+
+    fn unavailable(&self, fan_out: &FanOut, started: Instant) -> Error {
+        let pair = fan_out.unsent.first().copied().unwrap_or(0);
+        let expert = ExpertIdx(fan_out.routes.experts[pair]);
+        let mut experts: Vec<u32> =
+            fan_out.unsent.iter().map(|&pair| fan_out.routes.experts[pair]).collect();
+        experts.sort_unstable();
+        experts.dedup();
+        Error::ExpertsUnavailable {
+            first: ExpertId { layer: fan_out.layer, expert },
+            others: experts.len().saturating_sub(1),
+            waited_ms: started.elapsed().as_millis(),
+            why: self.last_failure.clone(),
+        }
+    }
+}

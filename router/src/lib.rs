@@ -1,0 +1,19 @@
+//! PROCESS 1: takes requests, runs the dense part of the model, sends tokens to experts.
+
+pub use config::{ExpertsMode, RouterConfig};
+pub use error::Error;
+pub use process::run;
+
+mod config;
+mod process;
+mod api;
+mod request;
+mod tokenizer;
+mod scheduler;
+mod engine;
+mod model;
+mod dispatch;
+mod local_experts;
+mod nodes;
+mod sampler;
+mod error;

@@ -1,0 +1,77 @@
+//! All experts in this process: the oracle of the distributed answer, and the single-machine baseline.
+
+use std::collections::BTreeMap;
+
+use guildhall_checkpoint::Checkpoint;
+use guildhall_ids::{ExpertId, LayerIdx};
+use guildhall_kernels::{Device, Dtype, ExpertRows, ExpertWeights, Routes, Tensor};
+
+use crate::Error;
+use crate::dispatch::combine;
+use crate::model::{Experts, ExpertsCall};
+
+/// Computes experts on the router's own device.
+pub(crate) struct LocalExperts {
+    device: Device,
+    weights: BTreeMap<ExpertId, ExpertWeights>,
+    combined: Option<Tensor>,
+}
+
+impl LocalExperts {
+    /// Loads every expert of the model.
+    pub(crate) fn load(
+        checkpoint: &Checkpoint,
+        device: &Device,
+        dtype: Dtype,
+    ) -> Result<Self, Error> {
+        let load = |id| {
+            let tensors = checkpoint.expert(id)?;
+            let weights =
+                device.expert_weights(&tensors.gate, &tensors.up, &tensors.down, dtype)?;
+            Ok((id, weights))
+        };
+        let weights = checkpoint.config().experts().map(load).collect::<Result<_, Error>>()?;
+        Ok(Self { device: device.clone(), weights, combined: None })
+    }
+
+    fn compute(&self, layer: LayerIdx, x: &Tensor, routes: &Routes) -> Result<Tensor, Error> {
+        let mut by_expert: BTreeMap<u32, (Vec<u32>, Vec<usize>)> = BTreeMap::new();
+        for (pair, &expert) in routes.experts.iter().enumerate() {
+            let (rows, pairs) = by_expert.entry(expert).or_default();
+            rows.push((pair / routes.top_k) as u32);
+            pairs.push(pair);
+        }
+        let mut row_of_pair = vec![0; routes.experts.len()];
+        let mut groups = Vec::with_capacity(by_expert.len());
+        let mut output_rows = 0..;
+        for (&expert, (rows, pairs)) in &by_expert {
+            let id = ExpertId::new(layer.0, expert);
+            let weights = self.weights.get(&id).ok_or_else(|| Error::ExpertsUnavailable {
+                first: id,
+                others: 0,
+                waited_ms: 0,
+                why: "the model has no such expert".into(),
+            })?;
+            groups.push(ExpertRows { weights, rows });
+            for (&pair, row) in pairs.iter().zip(&mut output_rows) {
+                row_of_pair[pair] = row;
+            }
+        }
+        let outputs = self.device.expert_ffn(x, &groups)?;
+        let hidden = outputs.cols();
+        let combined =
+            combine(routes, hidden, &self.device.host(&outputs), |pair| row_of_pair[pair]);
+        Ok(self.device.upload(&combined, hidden)?)
+    }
+}
+
+impl Experts for LocalExperts {
+    fn start(&mut self, call: ExpertsCall<'_>) -> Result<(), Error> {
+        self.combined = Some(self.compute(call.layer, call.x, &call.routes)?);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Tensor, Error> {
+        self.combined.take().ok_or_else(|| Error::Engine("no experts were started".into()))
+    }
+}

@@ -1,0 +1,239 @@
+//! The expert nodes of this router: a fixed list, told what to hold and watched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use guildhall_ids::{Epoch, ExpertId, NodeId};
+use guildhall_placement::{ExpertGrid, Placement, RoutingTable, spread_evenly};
+use guildhall_transport::{
+    Endpoint, Error, ExpertHash, Handshake, NodeControl, NodeDescription, Refusal,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often nodes are asked what they hold.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// A node that leaves this many questions unanswered is taken out of the routing table. A lane that notices a broken
+/// stream does not wait for this.
+const MAX_SILENCE: u32 = 3;
+
+/// Where each expert is and how its node is reached. A snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Topology {
+    pub(crate) table: RoutingTable,
+    endpoints: BTreeMap<NodeId, Endpoint>,
+    /// Whether new sequences may begin: every expert is on some node that is not draining.
+    pub(crate) complete: bool,
+}
+
+impl Topology {
+    /// Where a node listens.
+    ///
+    /// # Errors
+    /// [`Error::InvalidEndpoint`] for a node that is not in the table.
+    pub(crate) fn endpoint(&self, node: &NodeId) -> Result<&Endpoint, Error> {
+        self.endpoints.get(node).ok_or_else(|| Error::InvalidEndpoint {
+            text: node.to_string(),
+            reason: "no such node in the routing table",
+        })
+    }
+}
+
+/// Keeps the nodes of a static list doing what they should, and publishes what they do.
+pub(crate) struct NodeWatch {
+    grid: ExpertGrid,
+    handshake: Handshake,
+    members: Vec<Member>,
+    placement: Option<Placement>,
+    hashes: BTreeMap<ExpertId, ExpertHash>,
+    topology: Arc<ArcSwap<Topology>>,
+}
+
+/// One entry of the list.
+struct Member {
+    endpoint: Endpoint,
+    control: Option<NodeControl>,
+    last: Option<NodeDescription>,
+    silent: u32,
+}
+
+impl NodeWatch {
+    pub(crate) fn new(grid: ExpertGrid, handshake: Handshake, endpoints: &[Endpoint]) -> Self {
+        let member = |endpoint: &Endpoint| Member {
+            endpoint: endpoint.clone(),
+            control: None,
+            last: None,
+            silent: 0,
+        };
+        Self {
+            grid,
+            handshake,
+            members: endpoints.iter().map(member).collect(),
+            placement: None,
+            hashes: BTreeMap::new(),
+            topology: Arc::new(ArcSwap::from_pointee(Topology::default())),
+        }
+    }
+
+    pub(crate) fn topology(&self) -> Arc<ArcSwap<Topology>> {
+        Arc::clone(&self.topology)
+    }
+
+    /// Looks at the nodes again and again until every expert has a home.
+    ///
+    /// # Errors
+    /// When a node on the list can never work with this router: another model, dtype or protocol.
+    pub(crate) async fn wait_until_complete(&mut self) -> Result<(), Error> {
+        loop {
+            self.round().await?;
+            if self.topology.load().complete {
+                return Ok(());
+            }
+            tokio::time::sleep(WATCH_INTERVAL / 5).await;
+        }
+    }
+
+    /// Goes on watching until `stop`.
+    pub(crate) async fn watch(mut self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(WATCH_INTERVAL) => {}
+            }
+            if let Err(error) = self.round().await {
+                tracing::error!(%error, "expert node refused");
+            }
+        }
+    }
+
+    /// Asks every node what it is, assigns what is missing, and publishes the result.
+    async fn round(&mut self) -> Result<(), Error> {
+        join_all(self.members.iter_mut().map(Member::look)).await;
+        self.check_members()?;
+        if self.placement.is_none() {
+            self.placement = self.place();
+        }
+        if let Some(placement) = &self.placement {
+            let fingerprint = &self.handshake.model_fingerprint;
+            // All nodes read their weights at the same time.
+            let assigning = self.members.iter_mut().map(|m| m.assign(placement, fingerprint));
+            join_all(assigning).await.into_iter().collect::<Result<(), Error>>()?;
+        }
+        self.check_hashes()?;
+        self.publish();
+        Ok(())
+    }
+
+    /// Refuses nodes that do not fit this router, and two nodes with one name.
+    fn check_members(&self) -> Result<(), Error> {
+        let mut names: BTreeMap<&NodeId, &Endpoint> = BTreeMap::new();
+        for member in &self.members {
+            let Some(node) = &member.last else { continue };
+            let refused = |reason| Error::Refused { endpoint: member.endpoint.clone(), reason };
+            let mut stated = node.handshake.clone();
+            stated.hidden_size = self.handshake.hidden_size;
+            if let Err(Refusal::Mismatch(reason)) = stated.accept(&self.handshake) {
+                return Err(refused(reason));
+            }
+            if let Some(other) = names.insert(&node.node, &member.endpoint) {
+                return Err(refused(format!("{other} has the same name {}", node.node)));
+            }
+        }
+        Ok(())
+    }
+
+    /// An even placement over all nodes of the list, once each has said its name.
+    fn place(&self) -> Option<Placement> {
+        let name = |member: &Member| member.last.as_ref().map(|node| node.node.clone());
+        let nodes: BTreeSet<NodeId> = self.members.iter().map(name).collect::<Option<_>>()?;
+        Some(spread_evenly(&self.grid, &nodes, Epoch(1)))
+    }
+
+    /// Refuses a node whose copy of an expert differs from the first one seen.
+    fn check_hashes(&mut self) -> Result<(), Error> {
+        for member in &self.members {
+            let Some(node) = &member.last else { continue };
+            for (expert, hash) in &node.resident {
+                if self.hashes.entry(*expert).or_insert(*hash) != hash {
+                    let reason = format!("its expert {expert} differs from an earlier copy");
+                    return Err(Error::Refused { endpoint: member.endpoint.clone(), reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let Some(placement) = &self.placement else { return };
+        let alive = || self.members.iter().filter_map(|member| Some((member, member.last.as_ref()?)));
+        let resident = |staying_only: bool| -> BTreeMap<NodeId, BTreeSet<ExpertId>> {
+            let nodes = alive().filter(|(_, node)| !(staying_only && node.draining));
+            nodes.map(|(_, n)| (n.node.clone(), n.resident.keys().copied().collect())).collect()
+        };
+        let staying = RoutingTable::build(&self.grid, placement, &resident(true));
+        let topology = Topology {
+            table: RoutingTable::build(&self.grid, placement, &resident(false)),
+            endpoints: alive().map(|(m, n)| (n.node.clone(), m.endpoint.clone())).collect(),
+            complete: staying.missing().is_empty(),
+        };
+        if **self.topology.load() != topology {
+            for (slot, node) in topology.table.nodes.iter().enumerate() {
+                let experts: usize = topology.table.held_by(slot).values().sum();
+                tracing::info!(%node, experts, epoch = %topology.table.epoch, "in the routing table");
+            }
+            if !topology.table.missing().is_empty() {
+                let missing = topology.table.missing().len();
+                tracing::warn!(missing, "some experts are on no live node");
+            }
+            self.topology.store(Arc::new(topology));
+        }
+    }
+}
+
+impl Member {
+    /// Asks the node what it is; forgets it after some silence.
+    async fn look(&mut self) {
+        match self.describe().await {
+            Ok(node) => {
+                self.silent = 0;
+                self.last = Some(node);
+            }
+            Err(error) => {
+                self.silent += 1;
+                if self.silent == MAX_SILENCE && self.last.take().is_some() {
+                    tracing::warn!(endpoint = %self.endpoint, %error, "expert node lost");
+                }
+            }
+        }
+    }
+
+    async fn describe(&mut self) -> Result<NodeDescription, Error> {
+        let control = match &mut self.control {
+            Some(control) => control,
+            None => self.control.insert(NodeControl::connect(&self.endpoint).await?),
+        };
+        control.describe().await
+    }
+
+    /// Tells the node what to hold, if it does not hold it already.
+    async fn assign(&mut self, placement: &Placement, fingerprint: &[u8]) -> Result<(), Error> {
+        let (Some(node), Some(control)) = (&mut self.last, &mut self.control) else {
+            return Ok(());
+        };
+        let Some(assigned) = placement.assignments.get(&node.node) else { return Ok(()) };
+        if node.draining || node.resident.keys().eq(assigned) {
+            return Ok(());
+        }
+        match control.assign(fingerprint, placement.epoch, assigned.iter().copied()).await {
+            Ok(resident) => node.resident = resident,
+            Err(error @ Error::Refused { .. }) => return Err(error),
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(node = %node.node, %error, cause, "experts not loaded");
+            }
+        }
+        Ok(())
+    }
+}
