@@ -18,6 +18,8 @@ pub(crate) mod parallel;
 mod portable;
 pub(crate) mod product;
 pub(crate) mod rows;
+#[cfg(test)]
+mod tests;
 
 /// The outputs of a panel: one cache line of f32.
 pub(crate) const LANES: usize = 16;
@@ -156,21 +158,33 @@ impl Kernel {
         }
     }
 
-    /// Replaces each of `values` by exp(value - `offset`), with the same result on every
-    /// instruction set.
-    pub(crate) fn exp_minus(self, values: &mut [f32], offset: f32) {
+    /// Replaces the `scores` of one row by exp(score - the largest) and returns their sum, with the same result on every instruction set.
+    pub(crate) fn soften(self, scores: &mut [[f32; LANES]]) -> f32 {
         match self.set {
             // SAFETY: a device refuses an instruction set that the processor has not.
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx2 => unsafe { avx2::exp_minus(values, offset) },
+            InstructionSet::Avx2 => unsafe { avx2::soften(scores) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx512 | InstructionSet::Avx512Bf16 => unsafe {
-                avx512::exp_minus(values, offset);
+                avx512::soften(scores)
             },
-            _ => portable::exp_minus(values, offset),
+            _ => portable::soften(scores),
         }
     }
+}
+
+/// Adds sixteen numbers in pairs.
+#[inline(always)]
+pub(crate) fn sum_of_lanes(mut sums: [f32; LANES]) -> f32 {
+    let mut count = LANES / 2;
+    while count > 0 {
+        for lane in 0..count {
+            sums[lane] += sums[lane + count];
+        }
+        count /= 2;
+    }
+    sums[0]
 }
 
 /// The operands of a tile: at least one row and one panel, at most [`TILE_ROWS`] and

@@ -1,7 +1,7 @@
 //! Norms, sums and products of elements.
 
 use crate::cpu::exp::sigmoid;
-use crate::cpu::{Kernel, LANES};
+use crate::cpu::{Kernel, LANES, sum_of_lanes};
 use crate::device::Device;
 use crate::dtype::Dtype;
 use crate::error::{Error, check_index, check_size};
@@ -148,16 +148,4 @@ fn sum_of_squares(values: &[f32]) -> f32 {
         *sum += value * value;
     }
     sum_of_lanes(sums)
-}
-
-/// Adds sixteen numbers in pairs.
-pub(crate) fn sum_of_lanes(mut sums: [f32; LANES]) -> f32 {
-    let mut count = LANES / 2;
-    while count > 0 {
-        for lane in 0..count {
-            sums[lane] += sums[lane + count];
-        }
-        count /= 2;
-    }
-    sums[0]
 }

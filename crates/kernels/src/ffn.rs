@@ -1,9 +1,8 @@
 //! Gated feed-forward networks: dense layers, shared experts and routed experts.
 
-use crate::cpu::Kernel;
 use crate::cpu::parallel::SharedSlice;
 use crate::cpu::product::{self, Finished, Product, RowChoice, columns};
-use crate::cpu::{LANES, Lanes};
+use crate::cpu::{Kernel, Lanes};
 use crate::device::Device;
 use crate::dtype::{Dtype, round_to_bf16};
 use crate::error::{Error, check_index, check_size};
@@ -95,8 +94,8 @@ impl Device {
     /// the result (still held as f32): sending it as bf16 loses nothing.
     ///
     /// # Errors
-    /// [`Error::Shape`] when an expert has another hidden size than x or another dtype than
-    /// the first one, [`Error::OutOfRange`] for a row that x has not.
+    /// [`Error::Shape`] when an expert has another hidden size than x, or another width or dtype
+    /// than the first one; [`Error::OutOfRange`] for a row that x has not.
     pub fn expert_ffn(&self, x: &Tensor, groups: &[ExpertRows<'_>]) -> Result<Tensor, Error> {
         let mut checked = Vec::with_capacity(groups.len());
         let mut first = 0;
@@ -139,17 +138,12 @@ impl Device {
             }
         }
         let kernel = Kernel::of_weights(self.instruction_set(), dtype);
-        let inner = self.gate_and_up(kernel, x, groups)?;
-        self.down(kernel, &inner, groups)
+        let inner = self.gate_and_up(kernel, x, groups);
+        Ok(self.down(kernel, &inner, groups))
     }
 
     /// Returns silu(gate x) * (up x): `[sum of group rows, width]`.
-    fn gate_and_up(
-        &self,
-        kernel: Kernel,
-        x: &Tensor,
-        groups: &[Group<'_>],
-    ) -> Result<Tensor, Error> {
+    fn gate_and_up(&self, kernel: Kernel, x: &Tensor, groups: &[Group<'_>]) -> Tensor {
         let rows = groups.iter().map(|group| group.rows.len()).sum();
         let width = groups[0].weights.width();
         let mut inner = Tensor::zeros(rows, width);
@@ -179,12 +173,12 @@ impl Device {
                 }
             }
         });
-        Ok(inner)
+        inner
     }
 
     /// Returns the down projection of `inner` `[sum of group rows, width]`, rounded if the
     /// weights are bf16.
-    fn down(&self, kernel: Kernel, inner: &Tensor, groups: &[Group<'_>]) -> Result<Tensor, Error> {
+    fn down(&self, kernel: Kernel, inner: &Tensor, groups: &[Group<'_>]) -> Tensor {
         let hidden = groups[0].weights.hidden();
         let rounded = groups[0].weights.dtype() == Dtype::Bf16;
         let mut out = Tensor::zeros(inner.rows(), hidden);
@@ -211,7 +205,7 @@ impl Device {
                 }
             }
         });
-        Ok(out)
+        out
     }
 }
 
@@ -220,7 +214,7 @@ fn finish(sums: &Lanes, rounded: bool, out: &mut [f32]) {
     if !rounded {
         return out.copy_from_slice(&sums.0[..out.len()]);
     }
-    for lane in 0..out.len().min(LANES) {
-        out[lane] = round_to_bf16(sums.0[lane]);
+    for (out, &sum) in out.iter_mut().zip(&sums.0) {
+        *out = round_to_bf16(sum);
     }
 }

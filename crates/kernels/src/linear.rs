@@ -54,14 +54,18 @@ impl Device {
                     let columns = columns(panel, n);
                     // SAFETY: tiles are emitted once and do not overlap.
                     let out = unsafe { shared.part(row * n + columns.start, columns.len()) };
-                    out.copy_from_slice(&sums.0[..columns.len()]);
-                    let bias = weights.bias.as_ref().map_or(&[][..], |bias| &bias[columns]);
-                    for (out, bias) in out.iter_mut().zip(bias) {
-                        *out += bias;
-                    }
+                    add_bias(&sums.0, weights.bias.as_ref().map(|bias| &bias[columns]), out);
                 }
             }
         });
         Ok(out)
+    }
+}
+
+/// Writes `sums`, as many as there is room for, and the bias if there is one to `out`.
+fn add_bias(sums: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+    out.copy_from_slice(&sums[..out.len()]);
+    for (out, bias) in out.iter_mut().zip(bias.unwrap_or_default()) {
+        *out += bias;
     }
 }

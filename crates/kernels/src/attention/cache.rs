@@ -10,6 +10,7 @@
 //!
 //! With bf16 a step is a pair of columns or of tokens, as in packed weights.
 
+use crate::cpu::parallel::{ENOUGH_ELEMENTS, SharedSlice};
 use crate::cpu::{LANES, Line};
 use crate::device::Device;
 use crate::dtype::{Dtype, bf16_bits};
@@ -129,34 +130,50 @@ impl KvCache {
     fn first_line(&self, place: HeadPlace) -> usize {
         self.layout.head(place.layer, place.block, place.head)
     }
+}
 
-    /// Writes key and value of one head of one token.
-    fn write(&mut self, place: HeadPlace, token: usize, key: &[f32], value: &[f32]) {
-        let layout = self.layout;
-        let first = self.first_line(place);
-        let (keys, values) = self.lines[first..][..layout.head_lines]
-            .split_at_mut(layout.key_panels * layout.key_steps);
-        let keys = &mut keys[token / LANES * layout.key_steps..][..layout.key_steps];
-        for (column, &x) in key.iter().enumerate() {
-            write_element(keys, layout.dtype, (column, token % LANES), x);
+impl Layout {
+    /// Writes key and value of one token to the lines of one head in one block.
+    fn write(&self, lines: &mut [Line], token: usize, key: &[f32], value: &[f32]) {
+        let (keys, values) = lines.split_at_mut(self.key_panels * self.key_steps);
+        let keys = &mut keys[token / LANES * self.key_steps..][..self.key_steps];
+        write_key(keys, self.dtype, token % LANES, key);
+        for (lines, x) in values.chunks_mut(self.value_steps).zip(value.chunks(LANES)) {
+            write_value(lines, self.dtype, token, x);
         }
-        for (panel, x) in value.chunks(LANES).enumerate() {
-            let lines = &mut values[panel * layout.value_steps..][..layout.value_steps];
-            for (lane, &x) in x.iter().enumerate() {
-                write_element(lines, layout.dtype, (token, lane), x);
+    }
+}
+
+/// Writes the key of one token to its lane of a panel.
+fn write_key(lines: &mut [Line], dtype: Dtype, lane: usize, key: &[f32]) {
+    match dtype {
+        Dtype::F32 => {
+            for (line, x) in lines.iter_mut().zip(key) {
+                line.0[lane] = x.to_bits();
+            }
+        }
+        Dtype::Bf16 => {
+            for (line, pair) in lines.iter_mut().zip(key.as_chunks::<2>().0) {
+                line.0[lane] = bf16_bits(pair[0]) | (bf16_bits(pair[1]) << 16);
             }
         }
     }
 }
 
-/// Writes `x` to element `(k, lane)` of a panel.
-fn write_element(lines: &mut [Line], dtype: Dtype, (k, lane): (usize, usize), x: f32) {
+/// Writes up to sixteen columns of the value of one token to its step of a panel.
+fn write_value(lines: &mut [Line], dtype: Dtype, token: usize, value: &[f32]) {
     match dtype {
-        Dtype::F32 => lines[k].0[lane] = x.to_bits(),
+        Dtype::F32 => {
+            for (word, x) in lines[token].0.iter_mut().zip(value) {
+                *word = x.to_bits();
+            }
+        }
         Dtype::Bf16 => {
-            let word = &mut lines[k / 2].0[lane];
-            let shift = 16 * (k % 2);
-            *word = (*word & !(0xffff << shift)) | (bf16_bits(x) << shift);
+            // The other half of each word belongs to the token's neighbour.
+            let shift = 16 * (token % 2);
+            for (word, &x) in lines[token / 2].0.iter_mut().zip(value) {
+                *word = (*word & !(0xffff << shift)) | (bf16_bits(x) << shift);
+            }
         }
     }
 }
@@ -206,24 +223,42 @@ impl Device {
         v: &Tensor,
         slots: &[u32],
     ) -> Result<(), Error> {
-        const NAME: &str = "store_kv";
         let shape = cache.shape();
-        check_index(NAME, "layer", layer, shape.layers)?;
-        for x in [k, v] {
-            check_size(NAME, "columns", shape.kv_heads * shape.head_dim, x.cols())?;
-            check_size(NAME, "rows", slots.len(), x.rows())?;
-        }
-        for &slot in slots {
-            check_index(NAME, "slot", slot as usize, shape.blocks * shape.block_tokens)?;
-        }
-        for (row, &slot) in slots.iter().enumerate() {
-            let (block, token) =
-                (slot as usize / shape.block_tokens, slot as usize % shape.block_tokens);
-            let keys = k.row(row).chunks(shape.head_dim);
-            for (head, (key, value)) in keys.zip(v.row(row).chunks(shape.head_dim)).enumerate() {
-                cache.write(HeadPlace { layer, block, head }, token, key, value);
+        check_index("store_kv", "layer", layer, shape.layers)?;
+        check_store(shape, k, slots)?;
+        check_store(shape, v, slots)?;
+        let layout = cache.layout;
+        let lines = SharedSlice::new(&mut cache.lines);
+        let threads = if k.data().len() < ENOUGH_ELEMENTS { 1 } else { self.workers().threads() };
+        // Tokens share words of the cache, heads do not.
+        let heads_per_item = shape.kv_heads.div_ceil(threads);
+        self.workers().run(shape.kv_heads.div_ceil(heads_per_item), |item| {
+            let first = item * heads_per_item;
+            let heads = first..shape.kv_heads.min(first + heads_per_item);
+            for (row, &slot) in slots.iter().enumerate() {
+                let (block, token) =
+                    (slot as usize / shape.block_tokens, slot as usize % shape.block_tokens);
+                for head in heads.clone() {
+                    let columns = head * shape.head_dim..(head + 1) * shape.head_dim;
+                    let first = layout.head(layer, block, head);
+                    // SAFETY: each head has its own lines, and is written by one item.
+                    let lines = unsafe { lines.part(first, layout.head_lines) };
+                    let (key, value) = (&k.row(row)[columns.clone()], &v.row(row)[columns]);
+                    layout.write(lines, token, key, value);
+                }
             }
-        }
+        });
         Ok(())
     }
+}
+
+/// Checks that the rows of `x` fit the cache and that there are their slots.
+fn check_store(shape: KvShape, x: &Tensor, slots: &[u32]) -> Result<(), Error> {
+    const NAME: &str = "store_kv";
+    check_size(NAME, "columns", shape.kv_heads * shape.head_dim, x.cols())?;
+    check_size(NAME, "rows", slots.len(), x.rows())?;
+    for &slot in slots {
+        check_index(NAME, "slot", slot as usize, shape.blocks * shape.block_tokens)?;
+    }
+    Ok(())
 }

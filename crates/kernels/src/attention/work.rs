@@ -13,7 +13,6 @@ use crate::cpu::parallel::SharedSlice;
 use crate::cpu::{Kernel, LANES, Line, SumsOfRow, TILE_PANELS, TILE_ROWS, Tile, ZERO_TILE};
 use crate::device::Device;
 use crate::dtype::Dtype;
-use crate::elementwise::sum_of_lanes;
 use crate::tensor::Tensor;
 
 /// Tokens of one item: enough rows for whole tiles, few enough to share a prompt.
@@ -73,7 +72,7 @@ impl<'a> Work<'a> {
         Self { q, cache, layer, options, kernel, single }
     }
 
-    /// Cuts the spans into items, the longest sequences' last rows first among their own.
+    /// Cuts the spans into items; the last rows of a span, which attend to most, come first.
     pub(super) fn plan<'s>(&self, sequences: &[SequenceSpan<'s>]) -> Vec<Item<'s>> {
         let mut items = Vec::new();
         for &span in sequences {
@@ -150,7 +149,8 @@ impl<'a> Work<'a> {
             self.kernel.accumulate(rows, &lines[..panels.len()], &mut sums);
             for (index, &(block, offset)) in panels.iter().enumerate() {
                 let count = LANES.min(block_tokens - offset);
-                tile.set_scores(block * block_tokens + offset, count, index, &sums);
+                let position = block * block_tokens + offset;
+                tile.set_scores(position..position + count, index, &sums, self.options.scale);
             }
         }
     }
@@ -167,20 +167,8 @@ impl<'a> Work<'a> {
             let end = query.positions.end.next_multiple_of(LANES) - first;
             scores[start..query.positions.start - first].fill(f32::NEG_INFINITY);
             scores[query.positions.end - first..end].fill(f32::NEG_INFINITY);
-            let scores = &mut scores[start..end];
-            let mut max = f32::NEG_INFINITY;
-            for score in scores.iter_mut() {
-                *score *= self.options.scale;
-                max = max.max(*score);
-            }
-            self.kernel.exp_minus(scores, max);
-            let mut lanes = [0.0f32; LANES];
-            for line in scores.as_chunks::<LANES>().0 {
-                for (lane, value) in lanes.iter_mut().zip(line) {
-                    *lane += value;
-                }
-            }
-            *sum = sum_of_lanes(lanes);
+            let lines = scores[start..end].as_chunks_mut::<LANES>().0;
+            *sum = self.kernel.soften(lines);
         }
         sums
     }
@@ -188,9 +176,9 @@ impl<'a> Work<'a> {
     /// Writes the sums of values, weighted with the softmax.
     fn weigh(&self, tile: &QueryTile<'_>, sums: &[f32; TILE_ROWS], out: &SharedSlice<'_, f32>) {
         let head_dim = self.cache.shape().head_dim;
-        let all: Vec<usize> = (0..self.cache.value_panels()).collect();
-        for panels in all.chunks(TILE_PANELS) {
-            let panels = panels[0]..panels[0] + panels.len();
+        let all = self.cache.value_panels();
+        for first in (0..all).step_by(TILE_PANELS) {
+            let panels = first..all.min(first + TILE_PANELS);
             let mut sums_of_values = ZERO_TILE;
             self.weigh_panels(tile, &panels, &mut sums_of_values);
             for ((query, sum), lanes) in tile.queries.iter().zip(sums).zip(&sums_of_values) {
@@ -200,43 +188,30 @@ impl<'a> Work<'a> {
                     let start = query.row * self.q.cols() + query.column + column;
                     // SAFETY: each query row and head belongs to one tile of one item.
                     let out = unsafe { out.part(start, count) };
-                    for (out, value) in out.iter_mut().zip(&lanes.0) {
-                        *out = value / sum;
-                    }
+                    divide(&lanes.0, *sum, out);
                 }
             }
         }
     }
 
     fn weigh_panels(&self, tile: &QueryTile<'_>, panels: &Range<usize>, sums: &mut Tile) {
-        let queries = 0..tile.queries.len();
         let common = tile.common();
-        if common.is_empty() {
-            for query in queries {
-                let positions = tile.queries[query].positions.clone();
-                self.add_values(tile, query..query + 1, positions, panels, sums);
-            }
-            return;
+        for (index, query) in tile.queries.iter().enumerate() {
+            let before = query.positions.start..common.start.min(query.positions.end);
+            self.add_values(tile, (index..index + 1, before), panels, sums);
         }
-        for query in queries.clone() {
-            let before = tile.queries[query].positions.start..common.start;
-            self.add_values(tile, query..query + 1, before, panels, sums);
-        }
-        self.add_values(tile, queries.clone(), common.clone(), panels, sums);
-        for query in queries {
-            let after = common.end..tile.queries[query].positions.end;
-            self.add_values(tile, query..query + 1, after, panels, sums);
+        self.add_values(tile, (0..tile.queries.len(), common.clone()), panels, sums);
+        for (index, query) in tile.queries.iter().enumerate() {
+            let after = common.end..query.positions.end;
+            self.add_values(tile, (index..index + 1, after), panels, sums);
         }
     }
-}
 
-impl Work<'_> {
     /// Adds the values of `positions` with the softmax of the listed queries to their sums.
     fn add_values(
         &self,
         tile: &QueryTile<'_>,
-        queries: Range<usize>,
-        positions: Range<usize>,
+        (queries, positions): (Range<usize>, Range<usize>),
         panels: &Range<usize>,
         sums: &mut Tile,
     ) {
@@ -284,6 +259,13 @@ impl Work<'_> {
     }
 }
 
+/// Writes `sums` divided by `sum` to `out`.
+fn divide(sums: &[f32], sum: f32, out: &mut [f32]) {
+    for (out, value) in out.iter_mut().zip(sums) {
+        *out = value / sum;
+    }
+}
+
 impl<'a> QueryTile<'a> {
     fn new(item: &'a Item<'a>, queries: &'a [Query]) -> Self {
         let starts = queries.iter().map(|query| query.positions.start);
@@ -299,20 +281,25 @@ impl<'a> QueryTile<'a> {
         self.first..ends.max().unwrap_or(self.first)
     }
 
-    /// The positions that all queries attend to.
+    /// The positions that all queries attend to; if there are none, it ends where it starts.
     fn common(&self) -> Range<usize> {
         let starts = self.queries.iter().map(|query| query.positions.start);
         let ends = self.queries.iter().map(|query| query.positions.end);
-        starts.max().unwrap_or(0)..ends.min().unwrap_or(0)
+        let start = starts.max().unwrap_or(0);
+        start..ends.min().unwrap_or(0).max(start)
     }
 
-    /// Takes `count` scores of each query, from `position` on, from panel `panel` of `sums`.
-    fn set_scores(&mut self, position: usize, count: usize, panel: usize, sums: &Tile) {
-        let from = position.max(self.first);
-        let to = (position + count).min(self.first + self.stride);
+    /// Takes the scores of each query for `positions` from panel `panel` of `sums`.
+    fn set_scores(&mut self, positions: Range<usize>, panel: usize, sums: &Tile, scale: f32) {
+        let from = positions.start.max(self.first);
+        let to = positions.end.min(self.first + self.stride);
         for (scores, sums) in self.scores.chunks_mut(self.stride).zip(sums) {
-            scores[from - self.first..to - self.first]
-                .copy_from_slice(&sums[panel].0[from - position..to - position]);
+            let scaled = sums[panel].0.map(|score| score * scale);
+            let scores = &mut scores[from - self.first..to - self.first];
+            match scores.as_chunks_mut().0 {
+                [line] => *line = scaled,
+                _ => scores.copy_from_slice(&scaled[from - positions.start..to - positions.start]),
+            }
         }
     }
 

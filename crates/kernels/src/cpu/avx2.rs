@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Arithmetic, Line, Operands, SumsOfRow, portable};
+use super::{Arithmetic, LANES, Line, Operands, SumsOfRow, portable};
 
 /// How far ahead of its use a line is asked for: 2 KiB, in each of the panels of a tile.
 const LINES_AHEAD: usize = 32;
@@ -126,8 +126,7 @@ unsafe fn load_line(line: *const Line) -> Halves {
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn prefetch(panel: *const Line, step: usize) {
-    // SAFETY: prefetching has no effect but on speed, whatever the address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(step + LINES_AHEAD).cast()) };
+    _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(step + LINES_AHEAD).cast());
 }
 
 /// Reads the sums of R rows and P panels from `first` on.
@@ -170,8 +169,8 @@ pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
     portable::silu_mul(gate, up);
 }
 
-/// Replaces each of `values` by exp(value - `offset`).
+/// Replaces the `scores` of one row by exp(score - the largest) and returns their sum.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn exp_minus(values: &mut [f32], offset: f32) {
-    portable::exp_minus(values, offset);
+pub(super) fn soften(scores: &mut [[f32; LANES]]) -> f32 {
+    portable::soften(scores)
 }

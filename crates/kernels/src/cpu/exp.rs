@@ -2,7 +2,7 @@
 
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// ln 2 in two parts, the first of so few bits that its product with an exponent is exact.
-const LN_2_HIGH: f32 = 0.693_359_375;
+const LN_2_HIGH: f32 = 355.0 / 512.0;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// Adding this to a small f32 leaves its nearest integer in the low bits of the sum.
 const TO_INTEGER: f32 = 12_582_912.0;
@@ -26,7 +26,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     p = p * r + 8.333_452e-3;
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
-    p = p * r + 5.000_000_1e-1;
+    p = p * r + 0.5;
     let power = (shifted.to_bits() as i32).wrapping_sub(TO_INTEGER.to_bits() as i32);
     let half = power >> 1;
     // Two factors, because 2^power alone can be beyond the range of an f32.

@@ -3,13 +3,16 @@
 use std::hint::spin_loop;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::Error;
 
-/// How often the calling thread looks whether the others are done before it goes to sleep:
-/// some tens of microseconds, less than a sleep and its waking cost.
-const SPINS: usize = 2_000;
+/// Elements that take a thread some ten microseconds: fewer are not worth waking another one.
+pub(crate) const ENOUGH_ELEMENTS: usize = 1 << 14;
+/// How often the calling thread looks whether the others are done before it offers them its
+/// core: some tens of microseconds.
+const SPINS: usize = 1_000;
 
 /// A calling thread and the threads that help it.
 #[derive(Debug)]
@@ -38,37 +41,28 @@ impl Workers {
     }
 
     /// Runs `work` once for each of `0..items`, on any of the threads, in any order.
+    ///
+    /// The calling thread takes items too, and waits only for items that a helper has begun:
+    /// helpers whose cores are busy with something else delay nothing.
     pub(crate) fn run(&self, items: usize, work: impl Fn(usize) + Sync) {
         let helping = self.threads.min(items).saturating_sub(1);
         let (Some(pool), true) = (&self.helpers, helping > 0) else {
             return (0..items).for_each(work);
         };
-        let next = AtomicUsize::new(0);
-        let finished = AtomicUsize::new(0);
-        let drain = || {
-            loop {
-                let item = next.fetch_add(1, Ordering::Relaxed);
-                if item >= items {
-                    return;
-                }
-                work(item);
-            }
-        };
-        pool.in_place_scope(|scope| {
-            for _ in 0..helping {
-                scope.spawn(|_| {
-                    drain();
-                    finished.fetch_add(1, Ordering::Release);
-                });
-            }
-            drain();
-            for _ in 0..SPINS {
-                if finished.load(Ordering::Acquire) == helping {
-                    return;
-                }
-                spin_loop();
-            }
-        });
+        let work: &(dyn Fn(usize) + Sync) = &work;
+        // SAFETY: this only makes the lifetime longer. The reference is used between the claim
+        // of an item and the count of its end, and `AllDone` does not let this call return, nor
+        // unwind, before each claimed item is counted and all others are beyond claim.
+        let work: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(work) };
+        let region =
+            Arc::new(Region { work, items, next: AtomicUsize::new(0), done: AtomicUsize::new(0) });
+        let all_done = AllDone(&region);
+        for _ in 0..helping {
+            let region = Arc::clone(&region);
+            pool.spawn(move || region.drain());
+        }
+        region.drain();
+        drop(all_done);
     }
 
     /// Splits the rows of `data`, `[rows, cols]`, among the threads when there is enough of it
@@ -79,10 +73,9 @@ impl Workers {
         cols: usize,
         work: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        /// Elements that take a thread some ten microseconds.
-        const ENOUGH: usize = 1 << 14;
         let rows = data.len() / cols.max(1);
-        let rows_per_item = (ENOUGH / cols.max(1)).max(rows.div_ceil(self.threads * 8)).max(1);
+        let rows_per_item =
+            (ENOUGH_ELEMENTS / cols.max(1)).max(rows.div_ceil(self.threads * 8)).max(1);
         let items = rows.div_ceil(rows_per_item);
         let shared = SharedSlice::new(data);
         self.run(items, |item| {
@@ -92,6 +85,57 @@ impl Workers {
             let part = unsafe { shared.part(first * cols, count * cols) };
             work(first, part);
         });
+    }
+}
+
+/// The items of one call.
+struct Region {
+    work: &'static (dyn Fn(usize) + Sync),
+    items: usize,
+    /// The next item that nobody has claimed.
+    next: AtomicUsize,
+    /// How many claimed items have ended.
+    done: AtomicUsize,
+}
+
+impl Region {
+    /// Claims and runs items until there are none.
+    fn drain(&self) {
+        loop {
+            let item = self.next.fetch_add(1, Ordering::Relaxed);
+            if item >= self.items {
+                return;
+            }
+            let _count = Count(&self.done);
+            (self.work)(item);
+        }
+    }
+}
+
+/// Counts an item when it ends, even by a panic.
+struct Count<'a>(&'a AtomicUsize);
+
+impl Drop for Count<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Waits, when dropped, for all claimed items of a region, and leaves no others to claim.
+struct AllDone<'a>(&'a Region);
+
+impl Drop for AllDone<'_> {
+    fn drop(&mut self) {
+        let claimed = self.0.next.swap(self.0.items, Ordering::Relaxed).min(self.0.items);
+        let mut looks = 0;
+        while self.0.done.load(Ordering::Acquire) < claimed {
+            if looks < SPINS {
+                spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+            looks += 1;
+        }
     }
 }
 
@@ -141,6 +185,51 @@ mod tests {
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
             }
         }
+    }
+
+    /// Checks many calls of few items.
+    fn call_often(workers: &Workers) {
+        for round in 0..2_000 {
+            let items = round % 9;
+            let sum = AtomicUsize::new(0);
+            workers.run(items, |item| {
+                sum.fetch_add(item + 1, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), items * (items + 1) / 2);
+        }
+    }
+
+    #[test]
+    fn callers_may_share_the_helpers() {
+        let workers = Workers::start(NonZeroUsize::new(3).unwrap()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| call_often(&workers));
+            }
+        });
+    }
+
+    #[test]
+    fn a_busy_helper_delays_nothing() {
+        let workers = Workers::start(NonZeroUsize::new(2).unwrap()).unwrap();
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        workers.helpers.as_ref().unwrap().spawn(move || blocked.recv().unwrap_or(()));
+        let count = AtomicUsize::new(0);
+        workers.run(10, |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.into_inner(), 10);
+        release.send(()).unwrap();
+    }
+
+    #[test]
+    #[should_panic(expected = "item 3")]
+    fn a_panic_of_the_caller_waits_for_the_others() {
+        let workers = Workers::start(NonZeroUsize::new(2).unwrap()).unwrap();
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        workers.helpers.as_ref().unwrap().spawn(move || blocked.recv().unwrap_or(()));
+        let _release = release;
+        workers.run(10, |item| assert!(item != 3, "item 3"));
     }
 
     #[test]

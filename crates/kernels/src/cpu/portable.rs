@@ -62,12 +62,27 @@ pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
     }
 }
 
-/// Replaces each of `values` by exp(value - `offset`).
+/// Replaces the `scores` of one row by exp(score - the largest) and returns their sum.
+///
+/// Scores are looked at and summed in sixteen lanes. A NaN is not the largest of its lane, but
+/// its exponential is NaN, and so is the sum.
 #[inline(always)]
-pub(super) fn exp_minus(values: &mut [f32], offset: f32) {
-    for value in values {
-        *value = super::exp::exp(*value - offset);
+pub(super) fn soften(scores: &mut [[f32; LANES]]) -> f32 {
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    for line in scores.iter() {
+        for (&score, largest) in line.iter().zip(&mut largest) {
+            *largest = if score > *largest { score } else { *largest };
+        }
     }
+    let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let mut sums = [0.0; LANES];
+    for line in scores {
+        for (score, sum) in line.iter_mut().zip(&mut sums) {
+            *score = super::exp::exp(*score - largest);
+            *sum += *score;
+        }
+    }
+    super::sum_of_lanes(sums)
 }
 
 /// Writes `x` rounded to bf16, held as f32, to `words`.

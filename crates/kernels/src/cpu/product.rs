@@ -9,6 +9,9 @@ use crate::weights::Packed;
 
 /// Rows that stay in the second-level cache while the panels of an item go by.
 const BLOCK_ROWS: usize = 128;
+/// Steps along K that all tiles of an item take before any takes the next: so many lines of
+/// four panels leave room for rows in the first-level cache.
+const STEPS_AT_ONCE: usize = 128;
 /// Steps along K, times rows and panels, that take a thread some ten microseconds: less is not
 /// worth waking another one for.
 const ENOUGH_STEPS: usize = 1 << 13;
@@ -122,35 +125,48 @@ impl Product<'_> {
     /// Computes the tiles of `item`: a group of panels comes from memory once and stays in the
     /// cache while all rows of the item go by.
     fn compute(&self, item: &Item, emit: &impl Fn(Finished<'_>)) {
-        let group = self.kernel.panel_group(item.rows.len());
+        let rows = item.rows.len();
+        let tiles = rows.div_ceil(self.kernel.max_rows());
+        // Tiles of nearly the same number of rows cost less than full ones and a small rest.
+        let tile_rows = rows.div_ceil(tiles.max(1)).max(1);
+        let group = if rows == 1 { TILE_PANELS } else { 4 };
+        let mut sums = vec![ZERO_TILE; tiles];
         for first in item.panels.clone().step_by(group) {
             let panels = first..item.panels.end.min(first + group);
+            sums.fill(ZERO_TILE);
+            self.multiply(item, &panels, tile_rows, &mut sums);
+            for (first_row, tile) in item.rows.clone().step_by(tile_rows).zip(&sums) {
+                let rows = first_row..item.rows.end.min(first_row + tile_rows);
+                let (product, panels) = (item.product, panels.clone());
+                emit(Finished { product, rows, panels, tile });
+            }
+        }
+    }
+
+    /// Adds the products of all rows of `item` and a group of panels to `sums`.
+    ///
+    /// With more than one tile, all of them take some steps along K, then all of them the next
+    /// ones, so that these lines of the panels are in the first-level cache.
+    fn multiply(&self, item: &Item, panels: &Range<usize>, tile_rows: usize, sums: &mut [Tile]) {
+        let all_steps = self.kernel.steps(self.weights.k());
+        let steps = if sums.len() > 1 { STEPS_AT_ONCE } else { all_steps.max(1) };
+        for first_step in (0..all_steps).step_by(steps) {
+            let steps = first_step..all_steps.min(first_step + steps);
             let mut lines: [&[Line]; TILE_PANELS] = [&[]; TILE_PANELS];
             for (lines, panel) in lines.iter_mut().zip(panels.clone()) {
-                *lines = self.weights.panel(panel);
+                *lines = &self.weights.panel(panel)[steps.clone()];
             }
-            for first_row in item.rows.clone().step_by(self.kernel.max_rows()) {
-                let rows = first_row..item.rows.end.min(first_row + self.kernel.max_rows());
-                let mut tile = ZERO_TILE;
-                self.multiply(&rows, &lines[..panels.len()], &mut tile);
-                emit(Finished { product: item.product, rows, panels: panels.clone(), tile: &tile });
+            let step_words = self.kernel.words_of(&steps);
+            for (first_row, sums) in item.rows.clone().step_by(tile_rows).zip(sums.iter_mut()) {
+                let rows = first_row..item.rows.end.min(first_row + tile_rows);
+                let count = rows.len();
+                let mut words: [&[u32]; TILE_ROWS] = [&[]; TILE_ROWS];
+                for (words, row) in words.iter_mut().zip(rows) {
+                    *words = &self.x.row(self.rows.source(row))[step_words.clone()];
+                }
+                self.kernel.accumulate(&words[..count], &lines[..panels.len()], sums);
             }
         }
-    }
-
-    fn multiply(&self, rows: &Range<usize>, lines: &[&[Line]], tile: &mut Tile) {
-        let mut words: [&[u32]; TILE_ROWS] = [&[]; TILE_ROWS];
-        for (words, row) in words.iter_mut().zip(rows.clone()) {
-            *words = self.x.row(self.rows.source(row));
-        }
-        self.kernel.accumulate(&words[..rows.len()], lines, tile);
-    }
-}
-
-impl Kernel {
-    /// The number of panels, an even one, that rows go by together.
-    fn panel_group(self, rows: usize) -> usize {
-        if rows == 1 { TILE_PANELS } else { 4 }
     }
 }
 
@@ -173,9 +189,9 @@ mod tests {
                 let mut seen = vec![0; size.rows * size.panels];
                 for item in items.iter().filter(|item| item.product == product) {
                     assert_eq!(item.panels.start % 2, 0);
-                    for row in item.rows.clone() {
-                        item.panels.clone().for_each(|panel| seen[row * size.panels + panel] += 1);
-                    }
+                    let rows = item.rows.clone().map(|row| row * size.panels);
+                    let tiles = rows.flat_map(|row| item.panels.clone().map(move |p| row + p));
+                    tiles.for_each(|tile| seen[tile] += 1);
                 }
                 assert!(seen.iter().all(|&count| count == 1));
             }
