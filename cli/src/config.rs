@@ -20,7 +20,13 @@ pub(crate) struct Options {
     pub(crate) log_format: LogFormat,
 
     /// Which log lines appear, as in info,guildhall_router=debug.
-    #[arg(long, global = true, env = "GUILDHALL_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(
+        long,
+        global = true,
+        env = "GUILDHALL_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
     pub(crate) log: String,
 }
 

@@ -51,7 +51,10 @@ fn single_threaded() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// The last line of a run that failed: what went wrong, and every cause behind it.
-#[expect(clippy::print_stderr, reason = "the log may be JSON; this line is for the person who typed the command")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the log may be JSON; this line is for the person who typed the command"
+)]
 fn fail(error: &anyhow::Error) {
     eprintln!("guildhall: {error:#}");
 }

@@ -1,7 +1,8 @@
 //! When a process should stop: SIGTERM, Ctrl-C, or the end of the process that started it.
 
+use std::io::Read as _;
+
 use anyhow::Context as _;
-use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -10,20 +11,26 @@ pub(crate) fn on_signal(stop_on_stdin_close: bool) -> anyhow::Result<Cancellatio
     let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
     let shutdown = CancellationToken::new();
+    if stop_on_stdin_close {
+        cancel_when_stdin_closes(shutdown.clone());
+    }
     let token = shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            () = stdin_closed(), if stop_on_stdin_close => {}
         }
         token.cancel();
     });
     Ok(shutdown)
 }
 
-async fn stdin_closed() {
-    let mut stdin = tokio::io::stdin();
-    let mut ignored = [0; 256];
-    while matches!(stdin.read(&mut ignored).await, Ok(n) if n > 0) {}
+/// A thread of its own, which ends with the process: a read from standard input cannot be given up, and a runtime
+/// would wait for it when it is dropped.
+fn cancel_when_stdin_closes(token: CancellationToken) {
+    std::thread::spawn(move || {
+        let mut ignored = [0; 256];
+        while matches!(std::io::stdin().read(&mut ignored), Ok(n) if n > 0) {}
+        token.cancel();
+    });
 }

@@ -109,9 +109,10 @@ impl Cluster {
     }
 
     async fn first_to_end(&mut self) -> anyhow::Result<()> {
-        let watching = self.members.iter_mut().map(|member| {
-            Box::pin(async { (member.name.clone(), member.process.wait().await) })
-        });
+        let watching = self
+            .members
+            .iter_mut()
+            .map(|member| Box::pin(async { (member.name.clone(), member.process.wait().await) }));
         let (name, status) = first(watching.collect()).await;
         bail!("{name} ended: {}", status.context("waiting for it")?)
     }

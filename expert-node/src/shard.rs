@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use guildhall_checkpoint::{Checkpoint, HashCache};
 use guildhall_ids::{Epoch, ExpertId};
 use guildhall_kernels::{Device, Dtype, ExpertWeights};
+use guildhall_telemetry::error_chain;
 use guildhall_transport::{AssignError, ExpertHash, Resident};
 
 use crate::Error;
@@ -88,7 +89,9 @@ impl Shard {
         for &id in assigned {
             let expert = match before.experts.get(&id) {
                 Some(kept) => kept.clone(),
-                None => self.load(id, &mut hashes).map_err(|e| AssignError::Load(e.to_string()))?,
+                None => {
+                    self.load(id, &mut hashes).map_err(|e| AssignError::Load(error_chain(&e)))?
+                }
             };
             experts.insert(id, expert);
         }

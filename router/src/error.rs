@@ -6,7 +6,9 @@ use guildhall_ids::{ExpertId, NodeId};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No live node holds some experts, and none came in time: the request may be tried again later.
-    #[error("no expert node answered for expert {first} and {others} others of its layer within {waited_ms} ms: {why}")]
+    #[error(
+        "no expert node answered for expert {first} and {others} others of its layer within {waited_ms} ms: {why}"
+    )]
     ExpertsUnavailable {
         /// One of them.
         first: ExpertId,
@@ -60,19 +62,4 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-}
-
-impl Error {
-    /// The error and everything behind it, in one line.
-    #[must_use]
-    pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        text
-    }
 }

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use guildhall_ids::{Epoch, ExpertId, NodeId};
 use guildhall_placement::{ExpertGrid, Placement, RoutingTable, spread_evenly};
+use guildhall_telemetry::error_chain;
 use guildhall_transport::{
     Endpoint, Error, ExpertHash, Handshake, NodeControl, NodeDescription, Refusal,
 };
@@ -84,7 +85,7 @@ impl NodeWatch {
     /// Looks at the nodes again and again until every expert has a home.
     ///
     /// # Errors
-    /// When a node on the list can never work with this router: another model, dtype or protocol.
+    /// When a node on the list can never work with this router: another model, dtype or protocol, or corrupt weights.
     pub(crate) async fn wait_until_complete(&mut self) -> Result<(), Error> {
         loop {
             self.round().await?;
@@ -97,14 +98,17 @@ impl NodeWatch {
 
     /// Goes on watching until `stop`.
     pub(crate) async fn watch(mut self, stop: CancellationToken) {
+        let mut last_failure = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(WATCH_INTERVAL) => {}
             }
-            if let Err(error) = self.round().await {
-                tracing::error!(%error, "expert node refused");
+            let failure = self.round().await.err().map(|error| error_chain(&error));
+            if let Some(error) = failure.as_ref().filter(|_| failure != last_failure) {
+                tracing::error!(error, "expert node refused");
             }
+            last_failure = failure;
         }
     }
 
@@ -167,7 +171,8 @@ impl NodeWatch {
 
     fn publish(&self) {
         let Some(placement) = &self.placement else { return };
-        let alive = || self.members.iter().filter_map(|member| Some((member, member.last.as_ref()?)));
+        let alive =
+            || self.members.iter().filter_map(|member| Some((member, member.last.as_ref()?)));
         let resident = |staying_only: bool| -> BTreeMap<NodeId, BTreeSet<ExpertId>> {
             let nodes = alive().filter(|(_, node)| !(staying_only && node.draining));
             nodes.map(|(_, n)| (n.node.clone(), n.resident.keys().copied().collect())).collect()
@@ -230,8 +235,8 @@ impl Member {
             Ok(resident) => node.resident = resident,
             Err(error @ Error::Refused { .. }) => return Err(error),
             Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::error!(node = %node.node, %error, cause, "experts not loaded");
+                let error = error_chain(&error);
+                tracing::warn!(node = %node.node, error, "experts not assigned");
             }
         }
         Ok(())

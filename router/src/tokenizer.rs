@@ -119,6 +119,34 @@ mod tests {
         Tokenizer(Arc::new(serde_json::from_value(json).unwrap()))
     }
 
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        texts: Vec<GoldenText>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct GoldenText {
+        text: String,
+        token_ids: Vec<u32>,
+        decoded: String,
+    }
+
+    #[test]
+    fn the_demonstration_tokenizer_agrees_with_the_reference() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let tokenizer = Tokenizer::open(&root.join("../models/demo")).unwrap().unwrap();
+        let golden = std::fs::read(root.join("tests/golden/demo.json")).unwrap();
+        let golden: Golden = serde_json::from_slice(&golden).unwrap();
+        for expected in golden.texts {
+            let ids = tokenizer.encode(&expected.text).unwrap();
+            assert_eq!(ids, expected.token_ids, "{:?}", expected.text);
+            let mut detokenizer = Detokenizer::new(Some(tokenizer.clone()), &[]);
+            let mut text: String = ids.iter().map(|&id| detokenizer.push(id)).collect();
+            text.push_str(&detokenizer.finish());
+            assert_eq!(text, expected.decoded, "{:?}", expected.text);
+        }
+    }
+
     fn check(prompt: &str, bytes: &[u8], expected: &[&str], rest: &str) {
         let tokenizer = byte_tokenizer();
         let prompt = tokenizer.encode(prompt).unwrap();

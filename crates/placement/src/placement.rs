@@ -16,9 +16,8 @@ pub struct ExpertGrid {
 impl ExpertGrid {
     /// Every expert of the model, layer by layer.
     pub fn iter(&self) -> impl Iterator<Item = ExpertId> + '_ {
-        let of_layer = |layer: LayerIdx| {
-            (0..self.n_experts).map(move |expert| ExpertId::new(layer.0, expert))
-        };
+        let of_layer =
+            |layer: LayerIdx| (0..self.n_experts).map(move |expert| ExpertId::new(layer.0, expert));
         self.layers.iter().flat_map(move |&layer| of_layer(layer))
     }
 }

@@ -1,19 +1,17 @@
 //! One open stream of a router lane on a node: calls in, events out, no task of its own.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use guildhall_proto::v1;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::{Status, Streaming};
 
 use crate::server::MAX_CALLS_IN_FLIGHT;
-use crate::{CallFailure, ExpertBackend, FailureReason, FrameShape, Lifecycle, NodeEvent, ReplySlot};
-use crate::wire;
+use crate::{ExpertBackend, FrameShape, Lifecycle, NodeEvent, ReplySlot, wire};
 
 /// Reads calls whenever the response side is polled. It ends when the router has closed its side and every call is
 /// answered, or at once when the server stops.
@@ -25,7 +23,6 @@ pub(crate) struct ComputeStream<B> {
     // Dropped with `calls`, so that `replies` ends after the last answer.
     reply_to: Option<mpsc::Sender<NodeEvent>>,
     replies: mpsc::Receiver<NodeEvent>,
-    in_flight: Arc<Semaphore>,
     drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _open: TaskTrackerToken,
@@ -46,7 +43,6 @@ impl<B: ExpertBackend> ComputeStream<B> {
             welcome: Some(welcome),
             reply_to: Some(reply_to),
             replies,
-            in_flight: Arc::new(Semaphore::new(MAX_CALLS_IN_FLIGHT)),
             drain: Some(Box::pin(lifecycle.draining().clone().cancelled_owned())),
             stop: Some(Box::pin(lifecycle.stopping().clone().cancelled_owned())),
             _open: lifecycle.open_stream(),
@@ -74,21 +70,17 @@ impl<B: ExpertBackend> ComputeStream<B> {
             return Err(Status::invalid_argument("after the handshake only calls may follow"));
         };
         let id = call.id;
-        let permit = Arc::clone(&self.in_flight).try_acquire_owned().map_err(|_| {
+        let Some(reply_to) = &self.reply_to else { return Ok(()) };
+        let slot = ReplySlot::reserve(reply_to).ok_or_else(|| {
             Status::resource_exhausted(format!("{MAX_CALLS_IN_FLIGHT} calls are unanswered"))
         })?;
-        let Some(reply_to) = self.reply_to.clone() else { return Ok(()) };
-        let slot = ReplySlot::new(reply_to, permit);
         let call = wire::call_from_wire(call).and_then(|call| {
             call.check(self.shape)?;
             Ok(call)
         });
         match call {
             Ok(call) => self.backend.submit(call, slot),
-            Err(message) => {
-                let reason = FailureReason::Malformed;
-                slot.send(NodeEvent::Failure(CallFailure { id, reason, message }));
-            }
+            Err(message) => slot.refuse(id, message),
         }
         Ok(())
     }

@@ -63,7 +63,7 @@ impl NodeControl {
     /// Sets what the node should hold and waits until it does.
     ///
     /// # Errors
-    /// [`Error::Refused`] for another model, [`Error::Unreachable`] when it could not be loaded (the source says why).
+    /// [`Error::Refused`] for another model or weights that cannot be loaded, [`Error::Unreachable`].
     pub async fn assign(
         &mut self,
         fingerprint: &[u8],

@@ -80,10 +80,13 @@ impl Error {
     pub(crate) fn from_status(endpoint: &Endpoint, what: &str, status: tonic::Status) -> Self {
         use tonic::Code;
         match status.code() {
-            Code::FailedPrecondition | Code::Unimplemented | Code::InvalidArgument => {
+            Code::FailedPrecondition
+            | Code::Unimplemented
+            | Code::InvalidArgument
+            | Code::DataLoss => {
                 Self::Refused { endpoint: endpoint.clone(), reason: status.message().into() }
             }
-            Code::OutOfRange | Code::DataLoss => Self::protocol(endpoint, status.message()),
+            Code::OutOfRange => Self::protocol(endpoint, status.message()),
             _ => Self::unreachable(endpoint, what, status),
         }
     }

@@ -1,6 +1,5 @@
 //! A link over gRPC: one long bidirectional stream.
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint as TonicEndpoint, Uri};
 
 use crate::grpc::{HTTP2_FRAME_BYTES, WINDOW_BYTES};
+use crate::unanswered::Unanswered;
 use crate::{Call, Endpoint, Error, ExpertLink, FrameShape, Handshake, MAX_FRAME_BYTES, NodeEvent};
 use crate::{server, wire};
 
@@ -28,12 +28,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct GrpcLink {
     endpoint: Endpoint,
     node: NodeId,
-    shape: FrameShape,
-    max_calls: usize,
     calls: mpsc::Sender<v1::ComputeRequest>,
     events: Streaming<v1::ComputeResponse>,
-    // Call id → pairs asked for.
-    unanswered: HashMap<u64, usize>,
+    unanswered: Unanswered,
 }
 
 pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, Error> {
@@ -109,8 +106,8 @@ impl GrpcLink {
         };
         let node = server::node_id(&welcome.node_id).map_err(|e| Error::protocol(endpoint, e))?;
         let max_calls = server::MAX_CALLS_IN_FLIGHT.min(welcome.max_calls_in_flight as usize);
-        let endpoint = endpoint.clone();
-        Ok(Self { endpoint, node, shape, max_calls, calls, events, unanswered: HashMap::new() })
+        let (endpoint, unanswered) = (endpoint.clone(), Unanswered::new(shape, max_calls));
+        Ok(Self { endpoint, node, calls, events, unanswered })
     }
 
     /// The node's own name.
@@ -118,45 +115,23 @@ impl GrpcLink {
     pub fn node(&self) -> &NodeId {
         &self.node
     }
-
-    fn check(&mut self, event: &NodeEvent) -> Result<(), Error> {
-        let id = match event {
-            NodeEvent::Outputs(outputs) => outputs.id,
-            NodeEvent::Failure(failure) => failure.id,
-            NodeEvent::Draining => return Ok(()),
-        };
-        let Some(pairs) = self.unanswered.remove(&id) else {
-            return Err(Error::protocol(&self.endpoint, format!("an answer to unknown call {id}")));
-        };
-        if let NodeEvent::Outputs(outputs) = event {
-            let expected = pairs * self.shape.row_bytes();
-            if outputs.values.len() != expected {
-                let given = outputs.values.len();
-                let what = format!("{given} bytes of outputs for {pairs} pairs, not {expected}");
-                return Err(Error::protocol(&self.endpoint, what));
-            }
-        }
-        Ok(())
-    }
 }
 
 impl ExpertLink for GrpcLink {
     fn send(&mut self, call: Call) -> Result<(), Error> {
-        if self.unanswered.len() >= self.max_calls {
+        if self.unanswered.is_full() {
             return Err(Error::TooManyCalls {
                 endpoint: self.endpoint.clone(),
-                limit: self.max_calls,
+                limit: self.unanswered.limit(),
             });
         }
-        let (id, pairs) = (call.id, call.pairs.len());
+        self.unanswered.add(&call);
         let message = Some(v1::compute_request::Message::Call(wire::call_to_wire(call)));
         self.calls.try_send(v1::ComputeRequest { message }).map_err(|_| Error::Unreachable {
             endpoint: self.endpoint.clone(),
             what: "the stream is closed".into(),
             source: None,
-        })?;
-        self.unanswered.insert(id, pairs);
-        Ok(())
+        })
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<NodeEvent, Error>> {
@@ -171,6 +146,9 @@ impl ExpertLink for GrpcLink {
                 source: None,
             }),
         };
-        Poll::Ready(event.and_then(|event| self.check(&event).map(|()| event)))
+        Poll::Ready(event.and_then(|event| {
+            let settled = self.unanswered.settle(&event);
+            settled.map(|()| event).map_err(|e| Error::protocol(&self.endpoint, e))
+        }))
     }
 }

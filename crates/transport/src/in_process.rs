@@ -1,11 +1,11 @@
 //! A link to a backend of the same process: no socket and no copy.
 
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::server::MAX_CALLS_IN_FLIGHT;
+use crate::unanswered::Unanswered;
 use crate::{Call, Endpoint, Error, ExpertBackend, ExpertLink, FrameShape, Handshake, NodeEvent};
 use crate::{Refusal, ReplySlot};
 
@@ -15,7 +15,7 @@ pub struct InProcessLink<B> {
     shape: FrameShape,
     reply_to: mpsc::Sender<NodeEvent>,
     replies: mpsc::Receiver<NodeEvent>,
-    in_flight: Arc<Semaphore>,
+    unanswered: Unanswered,
 }
 
 impl<B: ExpertBackend> InProcessLink<B> {
@@ -26,8 +26,8 @@ impl<B: ExpertBackend> InProcessLink<B> {
     pub fn open(backend: B, handshake: &Handshake) -> Result<Self, Refusal> {
         let shape = backend.accept(handshake)?;
         let (reply_to, replies) = mpsc::channel(MAX_CALLS_IN_FLIGHT);
-        let in_flight = Arc::new(Semaphore::new(MAX_CALLS_IN_FLIGHT));
-        Ok(Self { backend, shape, reply_to, replies, in_flight })
+        let unanswered = Unanswered::new(shape, MAX_CALLS_IN_FLIGHT);
+        Ok(Self { backend, shape, reply_to, replies, unanswered })
     }
 }
 
@@ -38,16 +38,24 @@ fn endpoint() -> Endpoint {
 
 impl<B: ExpertBackend> ExpertLink for InProcessLink<B> {
     fn send(&mut self, call: Call) -> Result<(), Error> {
-        call.check(self.shape).map_err(|e| Error::protocol(&endpoint(), e))?;
-        let permit = Arc::clone(&self.in_flight).try_acquire_owned().map_err(|_| {
-            Error::TooManyCalls { endpoint: endpoint(), limit: MAX_CALLS_IN_FLIGHT }
-        })?;
-        self.backend.submit(call, ReplySlot::new(self.reply_to.clone(), permit));
+        let slot = if self.unanswered.is_full() { None } else { ReplySlot::reserve(&self.reply_to) };
+        let Some(slot) = slot else {
+            let limit = self.unanswered.limit();
+            return Err(Error::TooManyCalls { endpoint: endpoint(), limit });
+        };
+        self.unanswered.add(&call);
+        match call.check(self.shape) {
+            Ok(()) => self.backend.submit(call, slot),
+            Err(message) => slot.refuse(call.id, message),
+        }
         Ok(())
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<NodeEvent, Error>> {
-        let event = ready!(self.replies.poll_recv(cx));
-        Poll::Ready(event.ok_or_else(|| Error::protocol(&endpoint(), "the backend is gone")))
+        let Some(event) = ready!(self.replies.poll_recv(cx)) else {
+            return Poll::Ready(Err(Error::protocol(&endpoint(), "the backend is gone")));
+        };
+        let settled = self.unanswered.settle(&event);
+        Poll::Ready(settled.map(|()| event).map_err(|e| Error::protocol(&endpoint(), e)))
     }
 }

@@ -22,6 +22,7 @@ mod error;
 mod frame;
 mod node;
 mod link;
+mod unanswered;
 mod grpc_link;
 mod in_process;
 mod control;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use guildhall_ids::{Epoch, ExpertId, NodeId};
 use guildhall_proto::v1;
 use guildhall_proto::v1::experts_server::{Experts, ExpertsServer};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::TcpIncoming;
@@ -15,8 +15,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::compute_stream::ComputeStream;
 use crate::grpc::{ServerOptions, server_builder, standard_services};
-use crate::{AssignError, Call, Error, FrameShape, Handshake, Lifecycle, Listener, MAX_FRAME_BYTES};
-use crate::{NodeDescription, NodeEvent, Refusal, Resident, wire};
+use crate::{AssignError, Call, CallFailure, Error, FailureReason, FrameShape, Handshake, Lifecycle};
+use crate::{Listener, MAX_FRAME_BYTES, NodeDescription, NodeEvent, Refusal, Resident, wire};
 
 /// What computes experts behind a server or an in-process link.
 pub trait ExpertBackend: Clone + Send + Sync + Unpin + 'static {
@@ -45,12 +45,15 @@ pub trait ExpertBackend: Clone + Send + Sync + Unpin + 'static {
 #[derive(Debug)]
 pub struct ReplySlot {
     replies: mpsc::Sender<NodeEvent>,
-    _in_flight: OwnedSemaphorePermit,
+    // A call is in flight until its answer has left the channel, so every answer finds room.
+    room: mpsc::OwnedPermit<NodeEvent>,
 }
 
 impl ReplySlot {
-    pub(crate) fn new(replies: mpsc::Sender<NodeEvent>, in_flight: OwnedSemaphorePermit) -> Self {
-        Self { replies, _in_flight: in_flight }
+    /// Takes the room for one answer, or nothing when as many calls as `replies` has room for are in flight.
+    pub(crate) fn reserve(replies: &mpsc::Sender<NodeEvent>) -> Option<Self> {
+        let room = replies.clone().try_reserve_owned().ok()?;
+        Some(Self { replies: replies.clone(), room })
     }
 
     /// Whether nobody waits for the answer any more.
@@ -59,11 +62,18 @@ impl ReplySlot {
         self.replies.is_closed()
     }
 
-    /// Answers. The channel has room for every call in flight, so this fails only when the router has gone.
+    /// Answers, unless the router has gone.
     pub fn send(self, event: NodeEvent) {
-        if self.replies.try_send(event).is_err() {
+        if self.is_abandoned() {
             tracing::debug!("the router left before its answer");
         }
+        self.room.send(event);
+    }
+
+    /// Answers that the call contradicts itself.
+    pub(crate) fn refuse(self, id: u64, message: String) {
+        let reason = FailureReason::Malformed;
+        self.send(NodeEvent::Failure(CallFailure { id, reason, message }));
     }
 }
 
@@ -164,7 +174,7 @@ impl<B: ExpertBackend> Experts for Service<B> {
             })),
             Err(e @ AssignError::Mismatch(_)) => Err(Status::failed_precondition(e.to_string())),
             Err(e @ AssignError::Stale { .. }) => Err(Status::aborted(e.to_string())),
-            Err(e @ AssignError::Load(_)) => Err(Status::internal(e.to_string())),
+            Err(e @ AssignError::Load(_)) => Err(Status::data_loss(e.to_string())),
         }
     }
 

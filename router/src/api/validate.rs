@@ -81,7 +81,10 @@ fn sampling(wire: v1::Sampling) -> Result<Sampling, Status> {
         if value.is_finite() && (low..=high).contains(&value) {
             return Ok(value);
         }
-        Err(invalid(&format!("sampling.{field}"), format!("{value} is not within {low} and {high}")))
+        Err(invalid(
+            &format!("sampling.{field}"),
+            format!("{value} is not within {low} and {high}"),
+        ))
     };
     let top_p = within("top_p", wire.top_p.unwrap_or(1.0), 0.0, 1.0)?;
     if top_p == 0.0 {
@@ -96,11 +99,7 @@ fn sampling(wire: v1::Sampling) -> Result<Sampling, Status> {
     })
 }
 
-fn stopping(
-    model: &ServedModel,
-    wire: v1::Stopping,
-    room: NonZeroU32,
-) -> Result<Stopping, Status> {
+fn stopping(model: &ServedModel, wire: v1::Stopping, room: NonZeroU32) -> Result<Stopping, Status> {
     if wire.stop.len() > MAX_STOPS {
         return Err(invalid("stopping.stop", format!("over {MAX_STOPS} texts")));
     }
@@ -132,10 +131,7 @@ fn outputs(wire: v1::Outputs) -> Result<Outputs, Status> {
     if wire.top_logprobs > MAX_TOP_LOGPROBS {
         return Err(invalid("outputs.top_logprobs", format!("over {MAX_TOP_LOGPROBS}")));
     }
-    Ok(Outputs {
-        top_logprobs: wire.top_logprobs as usize,
-        routed_experts: wire.routed_experts,
-    })
+    Ok(Outputs { top_logprobs: wire.top_logprobs as usize, routed_experts: wire.routed_experts })
 }
 
 #[cfg(test)]

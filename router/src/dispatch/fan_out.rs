@@ -8,7 +8,7 @@ use guildhall_ids::{ExpertId, ExpertIdx, LayerIdx, NodeId};
 use guildhall_kernels::{Dtype, Routes};
 
 use super::combine::combine;
-use super::plan::{NodeCall, Wanted};
+use super::plan::Wanted;
 
 /// A call that has not been answered.
 struct Outstanding {
@@ -80,9 +80,12 @@ impl FanOut {
         rows.into()
     }
 
-    pub(super) fn sent(&mut self, id: u64, node: NodeId, call: NodeCall, now: Instant) {
-        self.unsent.retain(|pair| !call.pair_indices.contains(pair));
-        let pair_indices = call.pair_indices;
+    /// Everything but `unplaced` is now in some call, each of which is to be `sent` or given back.
+    pub(super) fn planned(&mut self, unplaced: Vec<usize>) {
+        self.unsent = unplaced;
+    }
+
+    pub(super) fn sent(&mut self, id: u64, node: NodeId, pair_indices: Vec<usize>, now: Instant) {
         self.outstanding.insert(id, Outstanding { node, pair_indices, sent: now });
     }
 
@@ -116,7 +119,7 @@ impl FanOut {
         self.give_back(pairs);
     }
 
-    fn give_back(&mut self, pairs: Vec<usize>) {
+    pub(super) fn give_back(&mut self, pairs: Vec<usize>) {
         self.unsent.extend(pairs);
         self.unsent.sort_unstable();
     }
@@ -157,7 +160,6 @@ fn decode(dtype: Dtype, row: &[u8], output: &mut [f32]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use guildhall_transport::Pair;
 
     fn fan_out() -> FanOut {
         let routes = Routes { top_k: 2, experts: vec![0, 1, 1, 2], weights: vec![1.0; 4] };
@@ -166,9 +168,8 @@ mod tests {
     }
 
     fn ask(fan_out: &mut FanOut, id: u64, node: &str, pair_indices: &[usize]) {
-        let pairs = vec![Pair { token: 0, expert: ExpertIdx(0) }; pair_indices.len()];
-        let call = NodeCall { slot: 0, tokens: vec![0], pairs, pair_indices: pair_indices.into() };
-        fan_out.sent(id, node.parse().unwrap(), call, Instant::now());
+        fan_out.unsent.retain(|pair| !pair_indices.contains(pair));
+        fan_out.sent(id, node.parse().unwrap(), pair_indices.into(), Instant::now());
     }
 
     fn ones(pairs: usize) -> Vec<u8> {

@@ -5,9 +5,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use guildhall_ids::NodeId;
-use guildhall_transport::{
-    Call, Error, ExpertLink, FrameShape, GrpcLink, Handshake, NodeEvent,
-};
+use guildhall_transport::{Call, Error, ExpertLink, FrameShape, GrpcLink, Handshake, NodeEvent};
 
 use crate::nodes::Topology;
 

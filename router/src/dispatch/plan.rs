@@ -109,13 +109,17 @@ mod tests {
         let grid = ExpertGrid { layers: vec![LayerIdx(0)], n_experts };
         let names = (0..held.len()).map(|n| format!("n{n:02}").parse::<NodeId>().unwrap());
         let experts = |held: &&[u32]| held.iter().map(|&e| ExpertId::new(0, e)).collect();
-        let assignments: BTreeMap<_, BTreeSet<_>> =
-            names.zip(held.iter().map(experts)).collect();
+        let assignments: BTreeMap<_, BTreeSet<_>> = names.zip(held.iter().map(experts)).collect();
         let placement = Placement { epoch: Epoch(1), assignments };
         RoutingTable::build(&grid, &placement, &placement.assignments)
     }
 
-    fn plan_all(experts: &[u32], top_k: usize, table: &RoutingTable, down: &[usize]) -> DispatchPlan {
+    fn plan_all(
+        experts: &[u32],
+        top_k: usize,
+        table: &RoutingTable,
+        down: &[usize],
+    ) -> DispatchPlan {
         let pairs: Vec<usize> = (0..experts.len()).collect();
         let wanted = Wanted { layer: LayerIdx(0), top_k, experts, pairs: &pairs };
         plan(&wanted, table, |slot| !down.contains(&slot), usize::MAX)

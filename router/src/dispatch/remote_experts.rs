@@ -80,12 +80,11 @@ impl Experts for RemoteExperts {
         let mut fan_out = FanOut::new(call.layer, call.routes, activations, shape);
         let lane = &mut self.lane;
         self.runtime.block_on(async {
-            lane.send(&mut fan_out).await?;
+            lane.send(&mut fan_out).await;
             for _ in 0..FLUSH_TURNS {
                 tokio::task::yield_now().await;
             }
-            Ok::<_, Error>(())
-        })?;
+        });
         self.current = Some(fan_out);
         Ok(())
     }
@@ -109,7 +108,7 @@ impl Experts for RemoteExperts {
 
 impl Lane {
     /// Sends what nobody is computing to the nodes that can; what none can stays unsent.
-    async fn send(&mut self, fan_out: &mut FanOut) -> Result<(), Error> {
+    async fn send(&mut self, fan_out: &mut FanOut) {
         let topology = self.topology.load_full();
         let nodes = &topology.table.nodes;
         let usable = |slot: usize| self.links.usable(&nodes[slot]);
@@ -122,33 +121,30 @@ impl Lane {
                 self.last_failure = format!("no live node holds expert {id}");
             }
         }
-        for node_call in plan.calls {
-            let node = nodes[node_call.slot].clone();
-            let call = self.call(fan_out, &node_call, &topology);
-            let id = call.id;
+        fan_out.planned(plan.unplaced);
+        for NodeCall { slot, tokens, pairs, pair_indices } in plan.calls {
+            let node = nodes[slot].clone();
+            let id = self.next_call;
+            self.next_call += 1;
+            let call = Call {
+                id,
+                layer: fan_out.layer,
+                epoch: topology.table.epoch,
+                budget: Some(self.options.call_timeout),
+                trace: None,
+                tokens: tokens.len() as u32,
+                activations: fan_out.activations(&tokens),
+                pairs,
+            };
             match self.links.send(&node, &topology, call).await {
-                Ok(()) => fan_out.sent(id, node, node_call, Instant::now()),
+                Ok(()) => fan_out.sent(id, node, pair_indices, Instant::now()),
                 Err(error) => {
                     self.note_failure(&node, &error);
                     self.links.fail(&node);
+                    fan_out.give_back(pair_indices);
                     fan_out.lost(&node);
                 }
             }
-        }
-        Ok(())
-    }
-
-    fn call(&mut self, fan_out: &FanOut, node_call: &NodeCall, topology: &Topology) -> Call {
-        self.next_call += 1;
-        Call {
-            id: self.next_call,
-            layer: fan_out.layer,
-            epoch: topology.table.epoch,
-            budget: Some(self.options.call_timeout),
-            trace: None,
-            tokens: node_call.tokens.len() as u32,
-            activations: fan_out.activations(&node_call.tokens),
-            pairs: node_call.pairs.clone(),
         }
     }
 
@@ -170,7 +166,7 @@ impl Lane {
                 Err(_) => self.give_up_on_silent(fan_out),
             }
             if !fan_out.unsent.is_empty() {
-                self.send(fan_out).await?;
+                self.send(fan_out).await;
             }
         }
         Ok(())

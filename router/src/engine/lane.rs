@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 
 use guildhall_kernels::{KvCache, SequenceSpan};
+use guildhall_telemetry::error_chain;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -190,7 +191,7 @@ impl Lane {
 
     /// Ends the sequences of a step that could not be computed.
     fn fail(&mut self, plan: &[Work], error: &Error) {
-        let text = error.chain();
+        let text = error_chain(error);
         tracing::error!(sequences = plan.len(), error = text, "a step failed");
         let failure = match error {
             Error::ExpertsUnavailable { .. } | Error::Transport(_) => Failure::Unavailable(text),

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use guildhall_checkpoint::Checkpoint;
-use guildhall_kernels::{CpuOptions, Device, Dtype, InstructionSet, KvCache, KvShape, SequenceSpan};
+use guildhall_kernels::{
+    CpuOptions, Device, Dtype, InstructionSet, KvCache, KvShape, SequenceSpan,
+};
 use serde::Deserialize;
 
 use super::{ForwardBatch, Model};
@@ -65,10 +67,8 @@ struct Part<'a> {
 impl Bench {
     fn open(case: &str, dtype: Dtype, instruction_set: InstructionSet) -> Self {
         let checkpoint = Checkpoint::open(&dir(case)).unwrap();
-        let options = CpuOptions {
-            threads: 2.try_into().unwrap(),
-            instruction_set: Some(instruction_set),
-        };
+        let options =
+            CpuOptions { threads: 2.try_into().unwrap(), instruction_set: Some(instruction_set) };
         let device = Device::cpu(options).unwrap();
         let config = checkpoint.config();
         let shape = KvShape {
@@ -149,20 +149,17 @@ fn check_prompt(case: &str, bench: &mut Bench, prompt: &GoldenPrompt) {
     assert_close(case, "logit", &prompt.last_logits, &logits[0]);
     let expected: Vec<Vec<u32>> = prompt.experts.iter().map(|token| token.concat()).collect();
     assert_eq!(experts, expected, "{case}: chosen experts");
-    let moe_layers: Vec<u32> =
-        bench.model.config.moe_layers().map(|layer| layer.0).collect();
+    let moe_layers: Vec<u32> = bench.model.config.moe_layers().map(|layer| layer.0).collect();
     assert_eq!(moe_layers, prompt.moe_layers, "{case}");
 
     let mut last = logits.into_iter().next().unwrap();
-    let mut position = prompt.token_ids.len();
     let mut logprobs = Vec::new();
-    for (step, expected) in prompt.continuation.iter().enumerate() {
+    for (position, expected) in (prompt.token_ids.len()..).zip(&prompt.continuation) {
         let token = argmax(&last);
-        assert_eq!(token, *expected, "{case}: token {step} of the continuation");
+        assert_eq!(token, *expected, "{case}: the token at position {position}");
         logprobs.push(logprob(&last, token));
         let part = Part { tokens: &[token], first_position: position, blocks: &blocks };
         last = bench.step(&[part]).0.remove(0);
-        position += 1;
     }
     assert_close(case, "log-probability", &prompt.continuation_logprobs, &logprobs);
 }
@@ -196,7 +193,8 @@ fn batch_chunks_and_blocks_change_no_bit() {
             for (tokens, blocks) in whole.iter().zip(&blocks) {
                 alone.extend(bench.step(&[Part { tokens, first_position: 0, blocks }]).0);
             }
-            let part = |n: usize| Part { tokens: whole[n], first_position: 0, blocks: &blocks[2 - n] };
+            let part =
+                |n: usize| Part { tokens: whole[n], first_position: 0, blocks: &blocks[2 - n] };
             let together = bench.step(&[part(2), part(0), part(1)]).0;
             let expected = [&alone[2], &alone[0], &alone[1]].map(Clone::clone);
             assert_eq!(bits(&together), bits(&expected), "{case} {dtype}: in a batch");

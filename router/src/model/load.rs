@@ -4,9 +4,7 @@ use guildhall_checkpoint::{
     Checkpoint, ExpertTensors, FeedForward, LayerConfig, ModelConfig, QkNorm,
 };
 use guildhall_ids::LayerIdx;
-use guildhall_kernels::{
-    Device, Dtype, ExpertWeights, GateOptions, Linear, RopeTable, Vector,
-};
+use guildhall_kernels::{Device, Dtype, ExpertWeights, GateOptions, Linear, RopeTable, Vector};
 
 use super::attention::AttentionBlock;
 use super::feed_forward::FeedForwardBlock;
@@ -81,7 +79,8 @@ impl Loader<'_> {
         let (config, hidden) = (&self.config.attention, self.config.hidden_size);
         let q_size = config.n_heads * config.head_dim;
         let kv_size = config.n_kv_heads * config.head_dim;
-        let linear = |name: &str, shape, bias| self.linear(&format!("{prefix}.{name}"), shape, bias);
+        let linear =
+            |name: &str, shape, bias| self.linear(&format!("{prefix}.{name}"), shape, bias);
         let norm_sizes = match config.qk_norm {
             None => None,
             Some(QkNorm::PerHead) => Some((config.head_dim, config.head_dim)),

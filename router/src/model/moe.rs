@@ -56,9 +56,7 @@ impl MoeBlock {
         experts.start(ExpertsCall { layer: self.layer, x, routes })?;
         // While the experts are away.
         let shared = match &self.shared {
-            Some(shared) => {
-                Some((device.ffn(x, &shared.ffn)?, device.linear(x, &shared.gate)?))
-            }
+            Some(shared) => Some((device.ffn(x, &shared.ffn)?, device.linear(x, &shared.gate)?)),
             None => None,
         };
         let mut out = experts.finish()?;

@@ -39,7 +39,8 @@ PROMPTS = [
     [
         f"Recipe: {first.capitalize()} soup (serves 4)\n\nIngredients:\n- 400 grams of {first}s\n"
         f"- 100 grams of {second}s\n- 2 tablespoons of butter\n- 750 millilitres of stock\n"
-        for first in ("leek", "carrot", "pumpkin") for second in ("onion", "pea", "mushroom")
+        for first in ("leek", "carrot", "pumpkin", "mushroom", "lentil")
+        for second in ("onion", "pea", "bean", "pepper", "beetroot")
     ],
 ]
 TEXTS = [

@@ -1,0 +1,144 @@
+//! Things that go wrong: nodes that die, hang, differ or are corrupt; clients that leave.
+
+use std::time::{Duration, Instant};
+
+use guildhall_proto::v1::GenerateResponse;
+use tonic::{Code, Streaming};
+
+use crate::client::{Client, Essence, collect, connect, essence, greedy};
+use crate::process::{Cluster, PATIENCE, Process, demo, golden, start_node};
+
+const PROMPT: [u32; 4] = [10, 20, 30, 40];
+
+/// An answer of some seconds, and the same from a quiet cluster.
+async fn quiet(cluster: &Cluster, tokens: u32) -> Essence {
+    let mut client = connect(&cluster.address).await;
+    essence(&client.generate(greedy(&PROMPT, tokens)).await.unwrap().into_inner())
+}
+
+/// Begins a stream and waits for its first chunk.
+async fn begin(client: &mut Client, tokens: u32) -> Streaming<GenerateResponse> {
+    client.generate_stream(greedy(&PROMPT, tokens)).await.unwrap().into_inner()
+}
+
+#[tokio::test]
+async fn a_node_that_is_killed_and_comes_back_changes_no_bit() {
+    let model = demo();
+    let mut cluster = Cluster::start(&model, "bf16", 3, &[]);
+    let expected = quiet(&cluster, 900).await;
+    let mut client = connect(&cluster.address).await;
+    let stream = begin(&mut client, 900).await;
+    cluster.nodes[1].signal("KILL");
+    cluster.nodes[1].wait();
+    cluster.router.wait_for_log("lost");
+    cluster.restart_node(&model, "bf16", 1);
+    assert_eq!(essence(&collect(stream).await.unwrap()), expected);
+}
+
+#[tokio::test]
+async fn a_node_that_hangs_for_a_while_changes_no_bit() {
+    let cluster = Cluster::start(&demo(), "bf16", 3, &["--expert-call-timeout", "0.5"]);
+    let expected = quiet(&cluster, 600).await;
+    let mut client = connect(&cluster.address).await;
+    let stream = begin(&mut client, 600).await;
+    cluster.nodes[2].signal("STOP");
+    cluster.router.wait_for_log("expert node does not answer");
+    cluster.nodes[2].signal("CONT");
+    assert_eq!(essence(&collect(stream).await.unwrap()), expected);
+}
+
+#[tokio::test]
+async fn without_its_node_a_request_fails_in_time_and_says_why() {
+    let model = demo();
+    let mut cluster = Cluster::start(&model, "bf16", 3, &["--expert-wait-timeout", "1"]);
+    let mut client = connect(&cluster.address).await;
+    let stream = begin(&mut client, 900).await;
+    cluster.nodes[0].signal("KILL");
+    let status = collect(stream).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("no expert node answered for expert"), "{status:?}");
+    assert!(status.message().contains("node-0"), "{status:?}");
+
+    // New requests are refused at once while experts are missing.
+    cluster.router.wait_for_log("some experts are on no live node");
+    let status = client.generate(greedy(&PROMPT, 5)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+
+    cluster.nodes[0].wait();
+    cluster.restart_node(&model, "bf16", 0);
+    let deadline = Instant::now() + PATIENCE;
+    while client.generate(greedy(&PROMPT, 5)).await.is_err() {
+        assert!(Instant::now() < deadline, "the node that came back is not used");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_with_another_model_dtype_or_name_is_refused() {
+    let sockets = tempfile::tempdir().unwrap();
+    let socket = |n: usize| format!("unix:{}/{n}.sock", sockets.path().display());
+    let (mixtral, olmoe) = (golden("mixtral"), golden("olmoe"));
+    let _nodes = [
+        start_node(&mixtral, "f32", 0, &socket(0)),
+        start_node(&olmoe, "f32", 1, &socket(1)),
+        start_node(&mixtral, "bf16", 2, &socket(2)),
+        start_node(&mixtral, "f32", 0, &socket(3)),
+    ];
+    for (other, reason) in [
+        (1, "a model with fingerprint"),
+        (2, "the router has dtype f32, this node bf16"),
+        (3, "has the same name node-0"),
+    ] {
+        let list = [socket(0), socket(other)].join(",");
+        let model = mixtral.to_str().unwrap();
+        let args = ["--grpc-port", "0", "--model", model, "--dtype", "f32", "--nodes", &list];
+        let mut router = Process::start([&["router"], &args[..]].concat());
+        assert!(!router.wait().success());
+        router.wait_for_log(reason);
+    }
+}
+
+#[tokio::test]
+async fn a_corrupt_expert_is_refused_by_name() {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["config.json", "generation_config.json", "model.safetensors"] {
+        std::fs::copy(golden("mixtral").join(file), copy.path().join(file)).unwrap();
+    }
+    let up = |dir: &std::path::Path| {
+        let args = ["--grpc-port", "0", "--dtype", "f32", "--model", dir.to_str().unwrap()];
+        Process::start([&["up"], &args[..]].concat())
+    };
+    // The first start records what the experts hash to.
+    up(copy.path()).line_after("Ready");
+    let path = copy.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header = String::from_utf8_lossy(&bytes).into_owned();
+    let name = "model.layers.1.block_sparse_moe.experts.5.w2.weight";
+    let offsets = header.split(name).nth(1).unwrap().split("data_offsets\":[").nth(1).unwrap();
+    let offset: usize = offsets.split(',').next().unwrap().parse().unwrap();
+    let header_len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[8 + header_len + offset] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let corrupt = up(copy.path());
+    corrupt.wait_for_log("expert 1/5");
+    corrupt.wait_for_log("is corrupt");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_makes_room_at_once() {
+    let one = ["--max-num-seqs", "1", "--max-waiting", "0"];
+    let cluster = Cluster::start(&demo(), "bf16", 1, &one);
+    let mut client = connect(&cluster.address).await;
+    let mut stream = begin(&mut client, 1000).await;
+    stream.message().await.unwrap();
+    let status = client.generate(greedy(&PROMPT, 1)).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    drop(stream);
+    let left = Instant::now();
+    while client.generate(greedy(&PROMPT, 1)).await.is_err() {
+        assert!(left.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // 1000 tokens take much longer than the step in which the client left.
+    assert!(left.elapsed() < Duration::from_millis(500), "{:?}", left.elapsed());
+}

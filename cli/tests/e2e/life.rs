@@ -1,0 +1,110 @@
+//! How processes end: drained, together, and with the right exit code.
+
+use std::time::Duration;
+
+use tonic::Code;
+
+use crate::client::{collect, connect, essence, greedy};
+use crate::process::{Cluster, Process, demo};
+
+#[tokio::test]
+async fn a_router_that_gets_sigterm_ends_its_streams_properly() {
+    let mut cluster = Cluster::start(&demo(), "bf16", 2, &[]);
+    let mut client = connect(&cluster.address).await;
+    let mut stream = client.generate_stream(greedy(&[1, 2], 400)).await.unwrap().into_inner();
+    stream.message().await.unwrap();
+    cluster.router.signal("TERM");
+    let rest = collect(stream).await.unwrap();
+    assert_eq!(rest.usage.unwrap().completion_tokens, 400);
+    assert!(cluster.router.wait().success());
+    assert!(client.generate(greedy(&[1], 1)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_router_out_of_time_fails_its_streams_and_stops() {
+    let mut cluster = Cluster::start(&demo(), "bf16", 2, &["--drain-timeout", "0"]);
+    let mut client = connect(&cluster.address).await;
+    let mut stream = client.generate_stream(greedy(&[1, 2], 1000)).await.unwrap().into_inner();
+    stream.message().await.unwrap();
+    cluster.router.signal("TERM");
+    let status = collect(stream).await.unwrap_err();
+    assert!(matches!(status.code(), Code::Unavailable | Code::Unknown), "{status:?}");
+    assert!(cluster.router.wait().success());
+}
+
+#[tokio::test]
+async fn a_node_that_gets_sigterm_answers_what_runs_and_leaves() {
+    let mut cluster = Cluster::start(&demo(), "bf16", 2, &[]);
+    let mut client = connect(&cluster.address).await;
+    let request = || greedy(&[1, 2], 600);
+    let expected = essence(&client.generate(request()).await.unwrap().into_inner());
+    let mut stream = client.generate_stream(request()).await.unwrap().into_inner();
+    let first = stream.message().await.unwrap().unwrap();
+    cluster.nodes[0].signal("TERM");
+    let mut whole = collect(stream).await.unwrap();
+    whole.text.insert_str(0, &first.text);
+    whole.token_ids.splice(0..0, first.token_ids);
+    whole.logprobs.splice(0..0, first.logprobs);
+    let (mut routes, later) = (first.routed_experts.unwrap(), whole.routed_experts.unwrap());
+    routes.experts.extend(later.experts);
+    whole.routed_experts = Some(routes);
+    assert_eq!(essence(&whole), expected);
+    assert!(cluster.nodes[0].wait().success());
+    assert!(!cluster.nodes[0].log().contains("still connected"));
+}
+
+#[tokio::test]
+async fn ctrl_c_stops_the_whole_cluster() {
+    let model = demo();
+    let args = ["up", "--grpc-port", "0", "--model", model.to_str().unwrap()];
+    let mut up = Process::start(args);
+    up.line_after("Ready");
+    let children = children(up.id());
+    assert_eq!(children.len(), 4);
+    up.signal("INT");
+    assert!(up.wait().success());
+    assert!(children.iter().all(|id| !is_running(*id)), "a process was left behind");
+}
+
+#[tokio::test]
+async fn when_one_process_fails_the_cluster_stops_and_says_which() {
+    let model = demo();
+    let args = ["up", "--grpc-port", "0", "--model", model.to_str().unwrap()];
+    let mut up = Process::start(args);
+    up.line_after("Ready");
+    let children = children(up.id());
+    let node = children[1].to_string();
+    let killed = std::process::Command::new("kill").args(["-KILL", &node]).status();
+    assert!(killed.unwrap().success());
+    assert!(!up.wait().success());
+    up.wait_for_log("expert-node-1 ended");
+    assert!(children.iter().all(|id| !is_running(*id)), "a process was left behind");
+}
+
+#[tokio::test]
+async fn children_do_not_outlive_an_up_that_is_killed() {
+    let model = demo();
+    let args = ["up", "--grpc-port", "0", "--model", model.to_str().unwrap()];
+    let mut up = Process::start(args);
+    up.line_after("Ready");
+    let children = children(up.id());
+    up.signal("KILL");
+    up.wait();
+    let deadline = std::time::Instant::now() + crate::process::PATIENCE;
+    while children.iter().any(|id| is_running(*id)) {
+        assert!(std::time::Instant::now() < deadline, "a process was left behind");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The ids of a process's children, in the order in which they were started.
+fn children(id: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    text.split_whitespace().map(|id| id.parse().unwrap()).collect()
+}
+
+/// Whether a process exists and is not just waiting to be reaped.
+fn is_running(id: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    status.contains("State:") && !status.contains("State:\tZ")
+}

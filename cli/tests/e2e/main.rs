@@ -1,0 +1,17 @@
+//! Real processes on free ports: what a user of the binary sees.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests; a failure prints the processes' logs"
+)]
+
+mod process;
+mod client;
+mod reference;
+mod exactness;
+mod generation;
+mod failures;
+mod life;
+mod standard_services;

@@ -1,0 +1,95 @@
+//! What generic gRPC tools ask of both processes: health and reflection.
+
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::process::{Cluster, Process, demo, golden, start_node};
+
+async fn status(channel: Channel, service: &str) -> ServingStatus {
+    let request = HealthCheckRequest { service: service.into() };
+    HealthClient::new(channel).check(request).await.unwrap().into_inner().status()
+}
+
+async fn channel(address: &str) -> Channel {
+    Endpoint::from_shared(address.to_owned()).unwrap().connect().await.unwrap()
+}
+
+macro_rules! services {
+    ($channel:expr, $version:ident) => {{
+        use pb::server_reflection_request::MessageRequest;
+        use pb::server_reflection_response::MessageResponse;
+        use tonic_reflection::pb::$version as pb;
+        let mut client = pb::server_reflection_client::ServerReflectionClient::new($channel);
+        let request = pb::ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let mut answers =
+            client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+        match answers.message().await.unwrap().unwrap().message_response.unwrap() {
+            MessageResponse::ListServicesResponse(list) => {
+                list.service.into_iter().map(|service| service.name).collect::<Vec<_>>()
+            }
+            other => panic!("{other:?}"),
+        }
+    }};
+}
+
+#[tokio::test]
+async fn router_and_node_answer_health_and_reflection() {
+    let node = Process::start([
+        "expert-node",
+        "--model",
+        golden("mixtral").to_str().unwrap(),
+        "--listen",
+        "127.0.0.1:0",
+    ]);
+    let node_channel = channel(&node.line_after("listening on ")).await;
+    let cluster = Cluster::start(&demo(), "bf16", 1, &[]);
+    let router_channel = channel(&cluster.address).await;
+    for (channel, service) in
+        [(node_channel, "guildhall.v1.Experts"), (router_channel, "guildhall.v1.Generation")]
+    {
+        assert_eq!(status(channel.clone(), "").await, ServingStatus::Serving);
+        assert_eq!(status(channel.clone(), service).await, ServingStatus::Serving);
+        for names in [services!(channel.clone(), v1), services!(channel.clone(), v1alpha)] {
+            assert!(names.iter().any(|name| name == service), "{names:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_router_whose_node_is_gone_says_that_it_does_not_serve() {
+    let cluster = Cluster::start(&demo(), "bf16", 2, &[]);
+    let channel = channel(&cluster.address).await;
+    cluster.nodes[0].signal("KILL");
+    cluster.router.wait_for_log("some experts are on no live node");
+    while status(channel.clone(), "").await == ServingStatus::Serving {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn one_node_may_serve_over_tcp() {
+    let model = golden("olmoe");
+    let node = start_node(&model, "f32", 0, "127.0.0.1:0");
+    drop(node);
+    let node = Process::start([
+        "expert-node",
+        "--model",
+        model.to_str().unwrap(),
+        "--dtype",
+        "f32",
+        "--listen",
+        "127.0.0.1:0",
+    ]);
+    let address = node.line_after("listening on ");
+    let model = model.to_str().unwrap();
+    let args = ["--grpc-port", "0", "--dtype", "f32", "--model", model, "--nodes", &address];
+    let router = Process::start([&["router"], &args[..]].concat());
+    let mut client = crate::client::connect(&router.line_after("listening on ")).await;
+    let answer = client.generate(crate::client::greedy(&[1, 2], 5)).await.unwrap().into_inner();
+    assert_eq!(answer.token_ids.len(), 5);
+}
