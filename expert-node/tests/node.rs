@@ -1,0 +1,226 @@
+//! A node without a network: what it holds, what it computes, what it refuses.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use guildhall_checkpoint::Checkpoint;
+use guildhall_expert_node::{Node, NodeOptions};
+use guildhall_ids::{Epoch, ExpertId, ExpertIdx, LayerIdx};
+use guildhall_kernels::{CpuOptions, Device, Dtype};
+use guildhall_transport::{
+    AssignError, Call, CallOutputs, ExpertBackend as _, ExpertLink as _, FailureReason, Handshake,
+    InProcessLink, NodeEvent, Pair,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Two tokens of the model `mixtral` of the golden tests.
+const HIDDEN: usize = 32;
+const TOKENS: u32 = 2;
+
+struct Running {
+    node: Node,
+    thread: JoinHandle<()>,
+    checkpoint: Checkpoint,
+    draining: CancellationToken,
+    hashes: tempfile::TempDir,
+}
+
+fn cpu() -> CpuOptions {
+    CpuOptions { threads: 2.try_into().unwrap(), instruction_set: None }
+}
+
+fn checkpoint() -> Checkpoint {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../router/tests/golden/mixtral");
+    Checkpoint::open(&golden).unwrap()
+}
+
+fn start(dtype: Dtype) -> Running {
+    let hashes = tempfile::tempdir().unwrap();
+    let options = NodeOptions {
+        node_id: "n0".parse().unwrap(),
+        dtype,
+        device: cpu(),
+        hash_cache: Some(hashes.path()),
+        max_queued_calls: 8,
+        max_batch_pairs: 64,
+    };
+    let draining = CancellationToken::new();
+    let (node, thread) = Node::start(checkpoint(), options, draining.clone()).unwrap();
+    Running { node, thread, checkpoint: checkpoint(), draining, hashes }
+}
+
+impl Running {
+    fn handshake(&self, dtype: Dtype) -> Handshake {
+        Handshake {
+            protocol_version: guildhall_proto::EXPERT_PROTOCOL_VERSION,
+            model_fingerprint: self.checkpoint.fingerprint().0.to_vec(),
+            dtype: dtype.to_string(),
+            hidden_size: HIDDEN as u32,
+        }
+    }
+
+    fn link(&self, dtype: Dtype) -> InProcessLink<Node> {
+        InProcessLink::open(self.node.clone(), &self.handshake(dtype)).unwrap()
+    }
+
+    async fn assign(&self, epoch: u64, experts: &[(u32, u32)]) -> Result<usize, AssignError> {
+        let experts: BTreeSet<_> = experts.iter().map(|&(l, e)| ExpertId::new(l, e)).collect();
+        let fingerprint = self.checkpoint.fingerprint().0;
+        self.node.assign(&fingerprint, Epoch(epoch), experts).await.map(|held| held.len())
+    }
+}
+
+fn row(token: u32) -> Vec<f32> {
+    (0..HIDDEN).map(|i| ((i as f32) * 0.37 + token as f32).sin()).collect()
+}
+
+fn call(id: u64, layer: u32, pairs: &[(u32, u32)]) -> Call {
+    let rows: Vec<u8> = (0..TOKENS).flat_map(row).flat_map(f32::to_le_bytes).collect();
+    let pair = |&(token, expert): &(u32, u32)| Pair { token, expert: ExpertIdx(expert) };
+    Call {
+        id,
+        layer: LayerIdx(layer),
+        epoch: Epoch(1),
+        budget: None,
+        trace: None,
+        tokens: TOKENS,
+        activations: Bytes::from(rows),
+        pairs: pairs.iter().map(pair).collect(),
+    }
+}
+
+async fn event(link: &mut InProcessLink<Node>) -> NodeEvent {
+    poll_fn(|cx| link.poll_event(cx)).await.unwrap()
+}
+
+async fn outputs(link: &mut InProcessLink<Node>) -> CallOutputs {
+    match event(link).await {
+        NodeEvent::Outputs(outputs) => outputs,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn failure(link: &mut InProcessLink<Node>) -> (FailureReason, String) {
+    match event(link).await {
+        NodeEvent::Failure(failure) => (failure.reason, failure.message),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What an expert gives for a token, computed without the node.
+fn expected(checkpoint: &Checkpoint, layer: u32, token: u32, expert: u32) -> Vec<u8> {
+    let device = Device::cpu(cpu()).unwrap();
+    let tensors = checkpoint.expert(ExpertId::new(layer, expert)).unwrap();
+    let (gate, up, down) = (&tensors.gate, &tensors.up, &tensors.down);
+    let weights = device.expert_weights(gate, up, down, Dtype::F32).unwrap();
+    let y = device.ffn(&device.upload(&row(token), HIDDEN).unwrap(), &weights).unwrap();
+    device.host(&y).iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+#[tokio::test]
+async fn outputs_come_in_the_order_of_the_pairs() {
+    let running = start(Dtype::F32);
+    assert_eq!(running.assign(1, &[(0, 2), (0, 5), (1, 2)]).await, Ok(3));
+    let mut link = running.link(Dtype::F32);
+    let pairs = [(1, 5), (0, 2), (0, 5), (1, 2)];
+    link.send(call(7, 0, &pairs)).unwrap();
+    let answer = outputs(&mut link).await;
+    assert_eq!((answer.id, answer.timings.batch_pairs), (7, 4));
+    for ((token, expert), values) in pairs.into_iter().zip(answer.values.chunks(HIDDEN * 4)) {
+        assert_eq!(values, expected(&running.checkpoint, 0, token, expert), "{token} {expert}");
+    }
+}
+
+#[tokio::test]
+async fn calls_of_two_routers_get_the_bits_of_calls_alone() {
+    let running = start(Dtype::F32);
+    running.assign(1, &[(0, 0), (0, 1), (0, 2)]).await.unwrap();
+    let mut links = [running.link(Dtype::F32), running.link(Dtype::F32)];
+    let pairs = [[(0, 0), (0, 1), (1, 2)], [(1, 0), (0, 1), (0, 2)]];
+    for id in 0..4 {
+        for (link, pairs) in links.iter_mut().zip(&pairs) {
+            link.send(call(id, 0, pairs)).unwrap();
+        }
+    }
+    for (link, pairs) in links.iter_mut().zip(&pairs) {
+        for _ in 0..4 {
+            let answer = outputs(link).await;
+            for (&(token, expert), values) in pairs.iter().zip(answer.values.chunks(HIDDEN * 4)) {
+                assert_eq!(values, expected(&running.checkpoint, 0, token, expert));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_resident_is_refused_and_the_link_goes_on() {
+    let running = start(Dtype::F32);
+    running.assign(1, &[(0, 1)]).await.unwrap();
+    let mut link = running.link(Dtype::F32);
+    link.send(call(1, 0, &[(0, 1), (1, 3)])).unwrap();
+    let (reason, message) = failure(&mut link).await;
+    assert_eq!(reason, FailureReason::NotResident);
+    assert!(message.contains("expert 0/3"), "{message}");
+    link.send(call(2, 0, &[(0, 1)])).unwrap();
+    assert_eq!(outputs(&mut link).await.id, 2);
+
+    // A newer assignment drops what it does not name, and keeps what it does.
+    assert_eq!(running.assign(2, &[(0, 3), (1, 0)]).await, Ok(2));
+    link.send(call(3, 0, &[(0, 1)])).unwrap();
+    assert_eq!(failure(&mut link).await.0, FailureReason::NotResident);
+    link.send(call(4, 0, &[(1, 3)])).unwrap();
+    assert_eq!(outputs(&mut link).await.id, 4);
+}
+
+#[tokio::test]
+async fn a_call_whose_time_is_over_is_not_computed() {
+    let running = start(Dtype::F32);
+    running.assign(1, &[(0, 1)]).await.unwrap();
+    let mut link = running.link(Dtype::F32);
+    link.send(Call { budget: Some(Duration::ZERO), ..call(1, 0, &[(0, 1)]) }).unwrap();
+    assert_eq!(failure(&mut link).await.0, FailureReason::Expired);
+}
+
+#[tokio::test]
+async fn wrong_assignments_are_refused_and_change_nothing() {
+    let running = start(Dtype::F32);
+    running.assign(5, &[(0, 1)]).await.unwrap();
+    let stale = AssignError::Stale { given: Epoch(4), current: Epoch(5) };
+    assert_eq!(running.assign(4, &[(0, 2)]).await, Err(stale));
+    for unknown in [(0, 8), (3, 0)] {
+        let refused = running.assign(6, &[unknown]).await;
+        assert!(matches!(refused, Err(AssignError::Mismatch(_))), "{refused:?}");
+    }
+    let other = running.node.assign(&[0; 32], Epoch(6), BTreeSet::new()).await;
+    assert!(matches!(other, Err(AssignError::Mismatch(_))), "{other:?}");
+    let node = running.node.describe();
+    assert_eq!((node.epoch, node.resident.len()), (Epoch(5), 1));
+    assert!(node.resident_bytes > 0);
+}
+
+#[tokio::test]
+async fn a_draining_node_refuses_routers_but_answers_those_it_has() {
+    let running = start(Dtype::F32);
+    running.assign(1, &[(0, 1)]).await.unwrap();
+    let mut link = running.link(Dtype::F32);
+    running.draining.cancel();
+    assert!(InProcessLink::open(running.node.clone(), &running.handshake(Dtype::F32)).is_err());
+    assert!(running.node.describe().draining);
+    link.send(call(1, 0, &[(0, 1)])).unwrap();
+    assert_eq!(outputs(&mut link).await.id, 1);
+}
+
+#[tokio::test]
+async fn the_compute_thread_ends_with_the_node() {
+    let running = start(Dtype::Bf16);
+    let Running { node, thread, hashes, .. } = running;
+    drop(node);
+    thread.join().unwrap();
+    drop(hashes);
+}
