@@ -5,8 +5,8 @@ pub use config::{
     Attention, FeedForward, GenerationDefaults, LayerConfig, ModelConfig, Moe, QkNorm, Rope,
     RopeScaling, SharedExpert,
 };
-pub use family::Family;
 pub use error::Error;
+pub use family::Family;
 pub use fingerprint::Fingerprint;
 pub use hashes::{ExpertHash, HashCache};
 pub use sizes::{NodeBytes, Parameters, StorageType};

@@ -93,8 +93,7 @@ impl MappedTensors {
         let missing = || Error::tensor(name, "is missing");
         let entry = self.tensors.get(name).ok_or_else(missing)?;
         if entry.shape != shape {
-            let what =
-                format!("has shape {:?}, but the configuration says {shape:?}", entry.shape);
+            let what = format!("has shape {:?}, but the configuration says {shape:?}", entry.shape);
             return Err(Error::tensor(name, what));
         }
         Ok(entry)
@@ -105,9 +104,9 @@ impl MappedTensors {
         let entry = self.entry(name, shape)?;
         let file = &self.files[entry.file];
         // The header was checked against the file's length when it was mapped.
-        file.map.get(entry.bytes.clone()).ok_or_else(|| {
-            Error::tensor(name, format!("lies outside of {}", file.path.display()))
-        })
+        file.map
+            .get(entry.bytes.clone())
+            .ok_or_else(|| Error::tensor(name, format!("lies outside of {}", file.path.display())))
     }
 
     /// A copy of a tensor in its own type; every value is a finite number.

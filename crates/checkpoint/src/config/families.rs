@@ -170,7 +170,8 @@ fn layers(fields: &mut Fields, family: Family, n_layers: usize) -> Result<Vec<La
             fields.indices("mlp_only_layers")?.unwrap_or_default(),
         ),
     };
-    let is_dense = |index: usize| dense_layers.contains(&index) || !(index + 1).is_multiple_of(step);
+    let is_dense =
+        |index: usize| dense_layers.contains(&index) || !(index + 1).is_multiple_of(step);
     let dense_width = match (0..n_layers).any(is_dense) {
         true => fields.required_size("intermediate_size")?,
         false => fields.size("intermediate_size")?.unwrap_or(0),

@@ -65,7 +65,7 @@ impl Fields {
             let size = value.as_u64().filter(|size| (1..MAX_SIZE).contains(size))?;
             usize::try_from(size).ok()
         };
-        self.typed(key, "a size of at least 1", read)
+        self.typed(key, &format!("a size from 1 to {}", MAX_SIZE - 1), read)
     }
 
     pub(super) fn required_size(&mut self, key: &str) -> Result<usize, Error> {
@@ -76,10 +76,10 @@ impl Fields {
         self.typed(key, "a finite number", |value| value.as_f64().filter(|n| n.is_finite()))
     }
 
-    /// A finite number above 0.
+    /// A number above 0 that stays one in f32, in which it is computed with.
     pub(super) fn positive(&mut self, key: &str) -> Result<Option<f64>, Error> {
         self.typed(key, "a number above 0", |value| {
-            value.as_f64().filter(|n| n.is_finite() && *n > 0.0)
+            value.as_f64().filter(|n| *n > 0.0 && (*n as f32).is_normal())
         })
     }
 

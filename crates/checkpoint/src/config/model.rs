@@ -4,8 +4,8 @@ use std::path::Path;
 
 use guildhall_ids::{ExpertId, LayerIdx};
 
-use super::fields::Fields;
 use super::families;
+use super::fields::Fields;
 use super::rope::Rope;
 use crate::{Error, Family};
 
@@ -104,6 +104,9 @@ pub struct SharedExpert {
     pub width: usize,
 }
 
+/// More is taken for a mistake or an attack; below, every count of parameters and of their bytes fits into 64 bits.
+const MAX_PARAMETERS: u128 = 1 << 50;
+
 impl ModelConfig {
     /// Reads a config.json.
     ///
@@ -148,7 +151,26 @@ impl ModelConfig {
         if self.moe_layers().next().is_none() {
             return refuse("no layer has experts".into());
         }
+        let parameters = self.matrix_parameters();
+        if parameters > MAX_PARAMETERS {
+            return refuse(format!("the sizes make {parameters} parameters, more than any model"));
+        }
         Ok(())
+    }
+
+    /// The parameters of all matrices, computed without overflow for any sizes; every layer counts as the largest.
+    fn matrix_parameters(&self) -> u128 {
+        let dense = self.layers.iter().map(|layer| match layer.feed_forward {
+            FeedForward::Dense(width) => width as u128,
+            FeedForward::Moe => 0,
+        });
+        let shared = self.moe.shared_expert.map_or(0, |shared| shared.width as u128);
+        let experts = self.moe.n_experts as u128 * self.moe.expert_width as u128;
+        let widths = experts + shared + dense.max().unwrap_or(0);
+        let attention = self.attention.n_heads as u128 * self.attention.head_dim as u128;
+        let of_layer = 4 * attention + 3 * widths + self.moe.n_experts as u128;
+        let tables = 2 * self.vocab_size as u128;
+        self.hidden_size as u128 * (self.layers.len() as u128 * of_layer + tables)
     }
 
     /// The layers that have experts, ascending.

@@ -51,7 +51,8 @@ pub enum RopeScaling {
 }
 
 impl Rope {
-    /// Reads `rope_theta` and `rope_scaling`, or the newer `rope_parameters` that holds both.
+    /// Reads `rope_theta` and `rope_scaling`, or the newer `rope_parameters` that holds both. As in the reference,
+    /// `rope_scaling` is in force where a file has it too.
     pub(super) fn read(
         fields: &mut Fields,
         default_theta: f64,
@@ -60,12 +61,13 @@ impl Rope {
         let top_theta = fields.positive("rope_theta")?;
         let scaling = fields.object("rope_scaling")?;
         let parameters = fields.object("rope_parameters")?;
-        let Some(mut rope) = parameters.or(scaling) else {
+        let Some(mut rope) = scaling.or(parameters) else {
             let theta = top_theta.unwrap_or(default_theta);
             return Ok(Self { theta, scaling: RopeScaling::Default });
         };
         let theta = rope.positive("rope_theta")?.or(top_theta).unwrap_or(default_theta);
-        if let Some(factor) = rope.number("partial_rotary_factor")?.filter(|factor| *factor != 1.0) {
+        if let Some(factor) = rope.number("partial_rotary_factor")?.filter(|factor| *factor != 1.0)
+        {
             return Err(rope.unsupported("partial_rotary_factor", &factor.to_string()));
         }
         // `type` is the older name of `rope_type`.
@@ -111,7 +113,12 @@ impl Rope {
 
     fn yarn_frequencies(&self, head_dim: usize) -> Vec<f32> {
         let RopeScaling::Yarn {
-            factor, original_max_positions, beta_fast, beta_slow, truncate, ..
+            factor,
+            original_max_positions,
+            beta_fast,
+            beta_slow,
+            truncate,
+            ..
         } = self.scaling
         else {
             return Vec::new();
