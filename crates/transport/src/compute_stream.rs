@@ -86,7 +86,10 @@ impl<B: ExpertBackend> ComputeStream<B> {
     }
 }
 
-fn fired(token: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>, cx: &mut Context<'_>) -> bool {
+fn fired(
+    token: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    cx: &mut Context<'_>,
+) -> bool {
     let Some(waiting) = token else { return false };
     let fired = waiting.as_mut().poll(cx).is_ready();
     if fired {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -55,7 +56,7 @@ impl fmt::Display for Endpoint {
 pub enum Listener {
     /// Accepts TCP connections.
     Tcp(TcpListener),
-    /// Accepts connections of this machine; the path is removed when it is dropped.
+    /// Accepts connections of this machine; the path is removed when the server stops.
     Unix(UnixListener, PathBuf),
 }
 
@@ -72,7 +73,9 @@ impl Listener {
             }
             Endpoint::Unix(path) => {
                 // A socket that nobody accepts on is left over from a process that was killed.
-                let stale = path.exists() && tokio::net::UnixStream::connect(path).await.is_err();
+                // Anything else under this path is not ours to remove.
+                let is_socket = path.metadata().is_ok_and(|found| found.file_type().is_socket());
+                let stale = is_socket && tokio::net::UnixStream::connect(path).await.is_err();
                 if stale {
                     std::fs::remove_file(path).map_err(failed)?;
                 }

@@ -86,6 +86,10 @@ impl Error {
             | Code::DataLoss => {
                 Self::Refused { endpoint: endpoint.clone(), reason: status.message().into() }
             }
+            // Without a source it is not from the connection: the message itself could not be read.
+            Code::Internal if std::error::Error::source(&status).is_none() => {
+                Self::protocol(endpoint, status.message())
+            }
             Code::OutOfRange => Self::protocol(endpoint, status.message()),
             _ => Self::unreachable(endpoint, what, status),
         }

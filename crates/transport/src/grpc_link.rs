@@ -106,6 +106,9 @@ impl GrpcLink {
         };
         let node = server::node_id(&welcome.node_id).map_err(|e| Error::protocol(endpoint, e))?;
         let max_calls = server::MAX_CALLS_IN_FLIGHT.min(welcome.max_calls_in_flight as usize);
+        if max_calls == 0 {
+            return Err(Error::protocol(endpoint, "it accepts no calls"));
+        }
         let (endpoint, unanswered) = (endpoint.clone(), Unanswered::new(shape, max_calls));
         Ok(Self { endpoint, node, calls, events, unanswered })
     }

@@ -38,7 +38,8 @@ fn endpoint() -> Endpoint {
 
 impl<B: ExpertBackend> ExpertLink for InProcessLink<B> {
     fn send(&mut self, call: Call) -> Result<(), Error> {
-        let slot = if self.unanswered.is_full() { None } else { ReplySlot::reserve(&self.reply_to) };
+        let slot =
+            if self.unanswered.is_full() { None } else { ReplySlot::reserve(&self.reply_to) };
         let Some(slot) = slot else {
             let limit = self.unanswered.limit();
             return Err(Error::TooManyCalls { endpoint: endpoint(), limit });

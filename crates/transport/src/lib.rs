@@ -2,20 +2,20 @@
 //!
 //! A call is a pure function of its content, so the side that asks may repeat it anywhere.
 
+pub use control::NodeControl;
 pub use endpoint::{Endpoint, Listener};
 pub use error::Error;
 pub use frame::{
     Call, CallFailure, CallOutputs, FailureReason, FrameShape, MAX_FRAME_BYTES, NodeTimings, Pair,
     max_pairs,
 };
-pub use node::{AssignError, ExpertHash, Handshake, NodeDescription, Refusal, Resident};
-pub use link::{ExpertLink, NodeEvent};
+pub use grpc::{HealthSwitch, ServerOptions, server_builder, standard_services};
 pub use grpc_link::GrpcLink;
 pub use in_process::InProcessLink;
-pub use control::NodeControl;
 pub use lifecycle::Lifecycle;
+pub use link::{ExpertLink, NodeEvent};
+pub use node::{AssignError, ExpertHash, Handshake, NodeDescription, Refusal, Resident};
 pub use server::{ExpertBackend, ReplySlot, serve};
-pub use grpc::{HealthSwitch, ServerOptions, server_builder, standard_services};
 
 mod endpoint;
 mod error;
@@ -28,6 +28,7 @@ mod in_process;
 mod control;
 mod lifecycle;
 mod server;
+mod connection;
 mod compute_stream;
 mod grpc;
 mod wire;

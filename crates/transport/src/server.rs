@@ -10,12 +10,16 @@ use guildhall_proto::v1::experts_server::{Experts, ExpertsServer};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::server::TcpIncoming;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Router, TcpIncoming};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::compute_stream::ComputeStream;
+use crate::connection::Connection;
 use crate::grpc::{ServerOptions, server_builder, standard_services};
-use crate::{AssignError, Call, CallFailure, Error, FailureReason, FrameShape, Handshake, Lifecycle};
+use crate::{
+    AssignError, Call, CallFailure, Error, FailureReason, FrameShape, Handshake, Lifecycle,
+};
 use crate::{Listener, MAX_FRAME_BYTES, NodeDescription, NodeEvent, Refusal, Resident, wire};
 
 /// What computes experts behind a server or an in-process link.
@@ -83,8 +87,10 @@ pub(crate) const MAX_CALLS_IN_FLIGHT: usize = 64;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Router lanes that one node serves over one connection; each lane has a connection of its own.
 const MAX_STREAMS: u32 = 64;
+/// A peer that is frozen or silent has this long to close its connection after the server was stopped.
+const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Serves `backend` until `lifecycle` stops.
+/// Serves `backend` until `lifecycle` stops; soon afterwards no connection is left.
 ///
 /// # Errors
 /// When the server fails; not when a client does.
@@ -107,25 +113,48 @@ pub async fn serve<B: ExpertBackend>(
         health.set(false).await;
         std::future::pending::<()>().await;
     };
+    tokio::select! {
+        served = serve_connections(router, listener, &stop) => served.map_err(Error::Serve),
+        () = watch_drain => Ok(()),
+    }
+}
+
+/// Accepts connections until `stop`, and ends when none is left; those that linger are cut.
+async fn serve_connections(
+    router: Router,
+    listener: Listener,
+    stop: &CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let cut = CancellationToken::new();
     let serving = async {
         match listener {
             Listener::Tcp(listener) => {
                 let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await
+                let incoming = incoming.map(|io| io.map(|io| Connection::new(io, &cut)));
+                router.serve_with_incoming_shutdown(incoming, stop.cancelled()).await
             }
             Listener::Unix(listener, path) => {
                 let incoming = UnixListenerStream::new(listener);
-                let served =
-                    router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await;
-                // The path may be gone already with its folder; nothing depends on it.
-                let _ = std::fs::remove_file(path);
-                served
+                let incoming = incoming.map(|io| io.map(|io| Connection::new(io, &cut)));
+                let stopped = async {
+                    stop.cancelled().await;
+                    // Before the socket is closed: afterwards the path may belong to a new process. It may be gone
+                    // already with its folder; nothing depends on it.
+                    let _ = std::fs::remove_file(path);
+                };
+                router.serve_with_incoming_shutdown(incoming, stopped).await
             }
         }
     };
+    let cut_lingering = async {
+        stop.cancelled().await;
+        tokio::time::sleep(FAREWELL).await;
+        cut.cancel();
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
-        served = serving => served.map_err(Error::Serve),
-        () = watch_drain => Ok(()),
+        served = serving => served,
+        () = cut_lingering => Ok(()),
     }
 }
 

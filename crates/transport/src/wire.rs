@@ -193,3 +193,119 @@ pub(crate) fn experts_to_wire(experts: impl Iterator<Item = ExpertId>) -> Vec<v1
 pub(crate) fn microseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    fn calls() -> impl Strategy<Value = Call> {
+        let numbers = (any::<u64>(), any::<u32>(), any::<u64>(), any::<u32>());
+        let budget = proptest::option::of((1..=u64::MAX).prop_map(Duration::from_micros));
+        // The first bytes of either id are not 0, so that neither is all zero.
+        let trace = proptest::option::of((1..=u8::MAX, any::<u8>()).prop_map(|(byte, flags)| {
+            TraceContext { trace_id: [byte; 16], span_id: [byte; 8], flags }
+        }));
+        let pairs = vec((any::<u32>(), any::<u32>()), 0..20);
+        (numbers, budget, trace, vec(any::<u8>(), 0..50), pairs).prop_map(
+            |((id, layer, epoch, tokens), budget, trace, activations, pairs)| Call {
+                id,
+                layer: LayerIdx(layer),
+                epoch: Epoch(epoch),
+                budget,
+                trace,
+                tokens,
+                activations: activations.into(),
+                pairs: pairs
+                    .into_iter()
+                    .map(|(token, expert)| Pair { token, expert: ExpertIdx(expert) })
+                    .collect(),
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+        #[test]
+        fn calls_survive_the_wire(call in calls()) {
+            let bytes = call_to_wire(call.clone()).encode_to_vec();
+            let decoded = v1::Call::decode(&bytes[..]).unwrap();
+            prop_assert_eq!(call_from_wire(decoded), Ok(call));
+        }
+
+        #[test]
+        fn residents_survive_the_wire(
+            held in btree_map((0..4u32, any::<u32>()), any::<[u8; 32]>(), 0..20),
+        ) {
+            let with_id = |((layer, expert), hash)| (ExpertId::new(layer, expert), hash);
+            let resident: Resident = held.into_iter().map(with_id).collect();
+            prop_assert_eq!(resident_from_wire(&resident_to_wire(&resident)), Ok(resident));
+        }
+
+        #[test]
+        fn assignments_survive_the_wire(ids in vec((0..4u32, any::<u32>()), 0..20)) {
+            let ids: Vec<_> = ids.into_iter().map(|(l, e)| ExpertId::new(l, e)).collect();
+            let layers = experts_to_wire(ids.iter().copied());
+            let of_layer = |layer: &v1::LayerExperts| {
+                let index = layer.layer;
+                layer.experts.clone().into_iter().map(move |e| ExpertId::new(index, e))
+            };
+            prop_assert_eq!(layers.iter().flat_map(of_layer).collect::<Vec<_>>(), ids);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in vec(any::<u8>(), 0..200)) {
+            if let Ok(request) = v1::Call::decode(&bytes[..]) {
+                let counts = (request.pair_tokens.len(), request.pair_experts.len());
+                if let Ok(call) = call_from_wire(request) {
+                    prop_assert_eq!(counts, (call.pairs.len(), call.pairs.len()));
+                }
+            }
+            if let Ok(response) = v1::ComputeResponse::decode(&bytes[..]) {
+                let _ = event_from_wire(response);
+            }
+            if let Ok(described) = v1::DescribeResponse::decode(&bytes[..]) {
+                let _ = resident_from_wire(&described.resident);
+            }
+        }
+    }
+
+    #[test]
+    fn a_budget_is_never_rounded_to_no_limit() {
+        let check = |budget: Option<Duration>, expected: u64| {
+            let call = Call {
+                id: 0,
+                layer: LayerIdx(0),
+                epoch: Epoch(0),
+                budget,
+                trace: None,
+                tokens: 0,
+                activations: Bytes::new(),
+                pairs: Vec::new(),
+            };
+            assert_eq!(call_to_wire(call).budget_microseconds, expected, "{budget:?}");
+        };
+        check(None, 0);
+        check(Some(Duration::ZERO), 1);
+        check(Some(Duration::from_nanos(1999)), 1);
+        check(Some(Duration::from_secs(1)), 1_000_000);
+        check(Some(Duration::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn hashes_that_do_not_fit_their_experts_are_refused() {
+        for (experts, bytes) in [(1, 0), (1, 31), (1, 33), (2, 32), (0, 32)] {
+            let layer = v1::LayerExperts {
+                layer: 3,
+                experts: vec![0; experts],
+                sha256: vec![0; bytes].into(),
+            };
+            let refused = resident_from_wire(&[layer]).unwrap_err();
+            assert_eq!(refused, "layer 3: not one SHA-256 for each expert");
+        }
+    }
+}
