@@ -186,8 +186,10 @@ fn batch_chunks_and_blocks_change_no_bit() {
     for case in CASES {
         let prompts = golden(case).prompts;
         let whole: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt.token_ids[..]).collect();
-        for dtype in [Dtype::F32, Dtype::Bf16] {
-            let mut bench = Bench::open(case, dtype, InstructionSet::detect());
+        let sets = InstructionSet::available();
+        let both = |set| [(set, Dtype::F32), (set, Dtype::Bf16)];
+        for (instruction_set, dtype) in sets.into_iter().flat_map(both) {
+            let mut bench = Bench::open(case, dtype, instruction_set);
             let blocks: Vec<Vec<u32>> = (0..3).map(blocks).collect();
             let mut alone = Vec::new();
             for (tokens, blocks) in whole.iter().zip(&blocks) {
