@@ -1,5 +1,6 @@
 //! A whole cluster on this machine: a router and its expert nodes as processes that live and end together.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -165,20 +166,21 @@ async fn copy_log(name: String, stderr: impl AsyncRead + Unpin) {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the command's output")]
 fn print_ready(router: &str, nodes: &[String]) {
-    println!();
-    println!("  router         {router}");
-    for (index, node) in nodes.iter().enumerate() {
-        println!("  expert-node-{index}  {node}");
-    }
+    let nodes = nodes.iter().enumerate();
+    let nodes: String = nodes.map(|(n, node)| format!("  expert-node-{n}  {node}\n")).collect();
+    // As this process was called, so that the line can be copied.
+    let binary = std::env::args().next().unwrap_or_else(|| "guildhall".into());
     let server = match router {
         "http://127.0.0.1:50051" => String::new(),
         other => format!(" --server {other}"),
     };
-    println!();
-    println!("  Ready. In another terminal:");
-    println!("    guildhall generate{server} \"Once upon a time\"");
-    println!("  Ctrl-C stops everything.");
-    println!();
+    let text = format!(
+        "\n  router         {router}\n{nodes}\n  Ready. In another terminal:\n    \
+         {binary} generate{server} \"Once upon a time\"\n  Ctrl-C stops everything.\n\n"
+    );
+    let mut stdout = std::io::stdout();
+    if stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err() {
+        tracing::debug!("nobody reads standard output");
+    }
 }

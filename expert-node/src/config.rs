@@ -31,7 +31,7 @@ pub struct ExpertNodeConfig {
     #[arg(long, env = "GUILDHALL_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
 
-    /// portable, avx2, avx512 or avx512-bf16; default: the best that this processor has.
+    /// portable, avx2, avx512 or avx512-bf16; default: the fastest here.
     #[arg(long, env = "GUILDHALL_INSTRUCTION_SET", value_name = "NAME")]
     pub instruction_set: Option<InstructionSet>,
 

@@ -24,6 +24,8 @@ use crate::scheduler::{BlockPool, Limits, Scheduler};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, ExpertsMode, RouterConfig};
 
+/// A client has this long to read its last answer and to close an idle connection when the router stops.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Tokens of a block of the KV cache.
 const BLOCK_TOKENS: usize = 16;
 
@@ -54,14 +56,11 @@ pub async fn run(config: RouterConfig, shutdown: CancellationToken) -> Result<()
 
     let ended = CancellationToken::new();
     let watching = watch.map(|watch| tokio::spawn(watch.watch(ended.clone())));
-    let serving = api::serve(listener, (model, engine), admission, shutdown.clone());
+    let serving = api::serve(listener, (model, engine), admission.clone(), shutdown.clone());
     let served = tokio::select! {
         served = serving => served,
-        () = overdue(&shutdown, config.drain_timeout) => {
-            tracing::warn!("requests were still running when the time to drain was over");
-            Ok(())
-        }
-        stopped = lane_ended(&lane) => Err(stopped),
+        () = drained(&shutdown, &admission, config.drain_timeout, &stop_lane) => Ok(()),
+        stopped = lane_ended(&lane, &stop_lane) => Err(stopped),
     };
     ended.cancel();
     if let Some(watching) = watching {
@@ -210,14 +209,24 @@ fn announce(listener: &TcpListener, model: &ServedModel) -> Result<(), Error> {
     print().map_err(|source| Error::System { what: "printing the own address", source })
 }
 
-async fn overdue(shutdown: &CancellationToken, drain_timeout: Duration) {
+/// After `shutdown`, waits for the running requests, and then a moment for clients to close their connections.
+async fn drained(
+    shutdown: &CancellationToken,
+    admission: &Admission,
+    patience: Duration,
+    stop_lane: &CancellationToken,
+) {
     shutdown.cancelled().await;
-    tokio::time::sleep(drain_timeout).await;
+    if tokio::time::timeout(patience, admission.emptied()).await.is_err() {
+        tracing::warn!("requests were still running when the time to drain was over");
+    }
+    stop_lane.cancel();
+    tokio::time::sleep(FAREWELL).await;
 }
 
 /// An engine that ends while clients can still call it is broken.
-async fn lane_ended(lane: &std::thread::JoinHandle<()>) -> Error {
-    while !lane.is_finished() {
+async fn lane_ended(lane: &std::thread::JoinHandle<()>, stop_lane: &CancellationToken) -> Error {
+    while !lane.is_finished() || stop_lane.is_cancelled() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Error::Engine("its thread ended while serving".into())

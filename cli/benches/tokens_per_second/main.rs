@@ -15,7 +15,7 @@ use guildhall_proto::v1::generation_client::GenerationClient;
 
 mod model;
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 const DECODE_TOKENS: u32 = 64;
 const PROMPT_TOKENS: u32 = 512;
 /// Name, and the arguments of `guildhall up`.
@@ -29,6 +29,8 @@ const SET_UPS: [(&str, &[&str]); 3] = [
 struct Cluster {
     up: Child,
     address: String,
+    /// Kept open, because the processes go on printing.
+    _stdout: Box<dyn Iterator<Item = String>>,
 }
 
 impl Cluster {
@@ -44,7 +46,7 @@ impl Cluster {
         let mut lines = lines.map_while(Result::ok);
         let router = lines.find(|line| line.contains("router ")).expect("the cluster starts");
         let address = router.trim().trim_start_matches("router").trim().to_owned();
-        Self { up, address }
+        Self { up, address, _stdout: Box::new(lines) }
     }
 }
 

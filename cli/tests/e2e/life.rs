@@ -1,5 +1,6 @@
 //! How processes end: drained, together, and with the right exit code.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use tonic::Code;
@@ -28,8 +29,22 @@ async fn a_router_out_of_time_fails_its_streams_and_stops() {
     stream.message().await.unwrap();
     cluster.router.signal("TERM");
     let status = collect(stream).await.unwrap_err();
-    assert!(matches!(status.code(), Code::Unavailable | Code::Unknown), "{status:?}");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(cluster.router.wait().success());
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_its_connection_does_not_hold_a_router_up() {
+    let mut cluster = Cluster::start(&demo(), "bf16", 0, &[]);
+    let address = cluster.address.trim_start_matches("http://").to_owned();
+    // It opens HTTP/2 and then neither reads nor writes.
+    let mut silent = std::net::TcpStream::connect(address).unwrap();
+    silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    connect(&cluster.address).await.generate(greedy(&[1, 2], 3)).await.unwrap();
+    cluster.router.signal("TERM");
+    let asked = std::time::Instant::now();
+    assert!(cluster.router.wait().success());
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]

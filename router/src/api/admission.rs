@@ -9,6 +9,9 @@ use tonic::Status;
 
 use crate::nodes::Topology;
 
+/// More than any machine can hold.
+const MAX_REQUESTS: usize = 1 << 20;
+
 /// Decides whether a request is taken now.
 #[derive(Clone)]
 pub(crate) struct Admission {
@@ -26,6 +29,7 @@ impl Admission {
         shutdown: CancellationToken,
         topology: Option<Arc<ArcSwap<Topology>>>,
     ) -> Self {
+        let limit = limit.min(MAX_REQUESTS);
         Self { room: Arc::new(Semaphore::new(limit)), limit, shutdown, topology }
     }
 
@@ -33,6 +37,13 @@ impl Admission {
     pub(crate) fn takes_traffic(&self) -> bool {
         let complete = self.topology.as_ref().is_none_or(|topology| topology.load().complete);
         complete && !self.shutdown.is_cancelled()
+    }
+
+    /// Ends when no request is running or waiting any more.
+    pub(crate) async fn emptied(&self) {
+        let all = u32::try_from(self.limit).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        let _ = self.room.acquire_many(all).await;
     }
 
     /// A place for one request; dropping it makes room for the next.

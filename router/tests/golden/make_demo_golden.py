@@ -11,6 +11,7 @@
                             chosen expert or greedy token over the next one on
                             this prompt and its continuation
     texts                   more texts with their ids and what these decode to
+                            without special tokens
 
 `demo_chat.json` holds one conversation: messages, the text that the chat
 template renders, its ids, and what the model answers.
@@ -84,12 +85,12 @@ def demo_golden(reference: Reference, tokenizer) -> dict:
     prompts = []
     for variants in PROMPTS:
         margin, text, record = most_decisive(reference, tokenizer, variants)
-        decoded = tokenizer.decode(record["continuation"])
+        decoded = tokenizer.decode(record["continuation"], skip_special_tokens=True)
         prompts.append({"text": text, "continuation_text": decoded, "margin": margin, **record})
     texts = []
     for text in TEXTS:
         ids = tokenizer(text)["input_ids"]
-        texts.append({"text": text, "token_ids": ids, "decoded": tokenizer.decode(ids)})
+        texts.append({"text": text, "token_ids": ids, "decoded": tokenizer.decode(ids, skip_special_tokens=True)})
     return {
         "case": "demo",
         "transformers_version": transformers.__version__,
@@ -119,7 +120,7 @@ def demo_chat_golden(reference: Reference, tokenizer) -> dict:
         "margin": margin,
         "continuation": record["continuation"],
         "continuation_logprobs": record["continuation_logprobs"],
-        "continuation_text": tokenizer.decode(record["continuation"]),
+        "continuation_text": tokenizer.decode(record["continuation"], skip_special_tokens=True),
     }
 
 
