@@ -7,7 +7,7 @@ use guildhall_ids::{ExpertId, LayerIdx};
 use guildhall_kernels::{Device, Dtype, ExpertRows, ExpertWeights, Routes, Tensor};
 
 use crate::Error;
-use crate::dispatch::combine;
+use crate::dispatch::{add_scaled_f32, combine};
 use crate::model::{Experts, ExpertsCall};
 
 /// Computes experts on the router's own device.
@@ -59,8 +59,11 @@ impl LocalExperts {
         }
         let outputs = self.device.expert_ffn(x, &groups)?;
         let hidden = outputs.cols();
-        let combined =
-            combine(routes, hidden, &self.device.host(&outputs), |pair| row_of_pair[pair]);
+        let host = self.device.host(&outputs);
+        let combined = combine(routes, hidden, |pair, weight, sum| {
+            let row = row_of_pair[pair] * hidden;
+            add_scaled_f32(sum, weight, host[row..row + hidden].iter().copied());
+        });
         Ok(self.device.upload(&combined, hidden)?)
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use guildhall_ids::{ExpertId, ExpertIdx, LayerIdx, NodeId};
 use guildhall_kernels::{Dtype, Routes};
 
-use super::combine::combine;
+use super::combine::{add_scaled_f32, combine};
 use super::plan::Wanted;
 
 /// A call that has not been answered.
@@ -24,8 +24,8 @@ pub(super) struct FanOut {
     dtype: Dtype,
     /// [tokens, hidden] as it goes over the wire.
     activations: Bytes,
-    // [pairs, hidden]; a row is written once, by whichever answer comes first.
-    outputs: Vec<f32>,
+    // For each pair its row, a slice of the frame it came in; empty until it has come.
+    outputs: Vec<Bytes>,
     missing: usize,
     outstanding: BTreeMap<u64, Outstanding>,
     /// Pairs that nobody is computing, ascending.
@@ -49,7 +49,7 @@ impl FanOut {
             hidden,
             dtype,
             activations,
-            outputs: vec![0.0; pairs * hidden],
+            outputs: vec![Bytes::new(); pairs],
             missing: pairs,
             outstanding: BTreeMap::new(),
             unsent: (0..pairs).collect(),
@@ -90,16 +90,17 @@ impl FanOut {
     }
 
     /// Stores the values of an answered call; answers to calls that were given up are ignored.
-    pub(super) fn store(&mut self, id: u64, values: &[u8]) -> Result<(), NotFinite> {
+    pub(super) fn store(&mut self, id: u64, values: &Bytes) -> Result<(), NotFinite> {
         let Some(call) = self.outstanding.remove(&id) else { return Ok(()) };
         let row_bytes = self.hidden * self.dtype.size_bytes();
-        for (&pair, row) in call.pair_indices.iter().zip(values.chunks_exact(row_bytes)) {
-            let output = &mut self.outputs[pair * self.hidden..(pair + 1) * self.hidden];
-            if !decode(self.dtype, row, output) {
-                let expert = ExpertIdx(self.routes.experts[pair]);
-                self.give_back(call.pair_indices);
-                return Err(NotFinite(ExpertId { layer: self.layer, expert }));
-            }
+        let rows = values.chunks_exact(row_bytes);
+        if let Some(at) = rows.clone().position(|row| !is_finite(self.dtype, row)) {
+            let expert = ExpertIdx(self.routes.experts[call.pair_indices[at]]);
+            self.give_back(call.pair_indices);
+            return Err(NotFinite(ExpertId { layer: self.layer, expert }));
+        }
+        for (&pair, row) in call.pair_indices.iter().zip(rows) {
+            self.outputs[pair] = values.slice_ref(row);
         }
         self.missing -= call.pair_indices.len();
         Ok(())
@@ -136,25 +137,39 @@ impl FanOut {
 
     /// [tokens, hidden]
     pub(super) fn combined(&self) -> Vec<f32> {
-        combine(&self.routes, self.hidden, &self.outputs, |pair| pair)
+        combine(&self.routes, self.hidden, |pair, weight, sum| {
+            add_scaled(self.dtype, &self.outputs[pair], weight, sum);
+        })
     }
 }
 
-/// Widens one row; whether all of it is finite.
-fn decode(dtype: Dtype, row: &[u8], output: &mut [f32]) -> bool {
+/// Adds `weight` times a row as it came over the wire.
+fn add_scaled(dtype: Dtype, row: &[u8], weight: f32, sum: &mut [f32]) {
     match dtype {
         Dtype::F32 => {
-            for (value, four) in output.iter_mut().zip(row.chunks_exact(4)) {
-                *value = f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
-            }
+            let (fours, _) = row.as_chunks::<4>();
+            add_scaled_f32(sum, weight, fours.iter().map(|four| f32::from_le_bytes(*four)));
         }
         Dtype::Bf16 => {
-            for (value, two) in output.iter_mut().zip(row.chunks_exact(2)) {
-                *value = f32::from_bits(u32::from(u16::from_le_bytes([two[0], two[1]])) << 16);
-            }
+            let (twos, _) = row.as_chunks::<2>();
+            let widen = |two: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*two)) << 16);
+            add_scaled_f32(sum, weight, twos.iter().map(widen));
         }
     }
-    output.iter().all(|value| value.is_finite())
+}
+
+/// Whether a row has no NaN and no infinity: no value whose exponent bits are all one.
+fn is_finite(dtype: Dtype, row: &[u8]) -> bool {
+    match dtype {
+        Dtype::F32 => {
+            let bits = |four: &[u8; 4]| u32::from_le_bytes(*four) & 0x7f80_0000;
+            row.as_chunks::<4>().0.iter().all(|four| bits(four) != 0x7f80_0000)
+        }
+        Dtype::Bf16 => {
+            let bits = |two: &[u8; 2]| u16::from_le_bytes(*two) & 0x7f80;
+            row.as_chunks::<2>().0.iter().all(|two| bits(two) != 0x7f80)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -172,8 +187,8 @@ mod tests {
         fan_out.sent(id, node.parse().unwrap(), pair_indices.into(), Instant::now());
     }
 
-    fn ones(pairs: usize) -> Vec<u8> {
-        [0x80, 0x3f].repeat(4 * pairs)
+    fn ones(pairs: usize) -> Bytes {
+        [0x80, 0x3f].repeat(4 * pairs).into()
     }
 
     #[test]
@@ -197,9 +212,9 @@ mod tests {
     fn a_value_that_is_not_finite_names_its_expert_and_is_asked_for_again() {
         let mut fan_out = fan_out();
         ask(&mut fan_out, 1, "a", &[2, 3]);
-        let mut values = ones(2);
+        let mut values = ones(2).to_vec();
         values[8..10].copy_from_slice(&[0xc0, 0x7f]);
-        assert_eq!(fan_out.store(1, &values), Err(NotFinite(ExpertId::new(5, 2))));
+        assert_eq!(fan_out.store(1, &values.into()), Err(NotFinite(ExpertId::new(5, 2))));
         assert_eq!(fan_out.unsent, [0, 1, 2, 3]);
     }
 
