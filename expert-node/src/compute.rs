@@ -178,6 +178,10 @@ fn answer(jobs: Vec<Job>, outputs: Vec<Bytes>, started: Instant) {
             compute,
             batch_pairs: u32::try_from(pairs).unwrap_or(u32::MAX),
         };
+        if let Some(trace) = job.call.trace {
+            let (layer, queue) = (job.call.layer, timings.queue);
+            tracing::debug!(%trace, %layer, pairs, ?queue, ?compute, "experts computed");
+        }
         job.reply.send(NodeEvent::Outputs(CallOutputs { id: job.call.id, values, timings }));
     }
 }

@@ -112,10 +112,18 @@ impl NodeWatch {
         }
     }
 
-    /// Asks every node what it is, assigns what is missing, and publishes the result.
+    /// Asks every node what it is, assigns what is missing, and publishes the result. A node that is refused is out of
+    /// the routing table for this round; the others are served by.
+    ///
+    /// # Errors
+    /// Why a node was refused.
     async fn round(&mut self) -> Result<(), Error> {
         join_all(self.members.iter_mut().map(Member::look)).await;
-        self.check_members()?;
+        let mut refused = self.refuse_misfits();
+        refused.extend(self.refuse_other_weights());
+        // Before anything is loaded: a node that was started again must not be called by its old entry while it loads
+        // what nobody has compared yet.
+        self.publish();
         if self.placement.is_none() {
             self.placement = self.place();
         }
@@ -123,29 +131,50 @@ impl NodeWatch {
             let fingerprint = &self.handshake.model_fingerprint;
             // All nodes read their weights at the same time.
             let assigning = self.members.iter_mut().map(|m| m.assign(placement, fingerprint));
-            join_all(assigning).await.into_iter().collect::<Result<(), Error>>()?;
+            refused.extend(join_all(assigning).await.into_iter().filter_map(Result::err));
         }
-        self.check_hashes()?;
+        refused.extend(self.refuse_other_weights());
         self.publish();
-        Ok(())
+        refused.into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// Refuses nodes that do not fit this router, and two nodes with one name.
-    fn check_members(&self) -> Result<(), Error> {
-        let mut names: BTreeMap<&NodeId, &Endpoint> = BTreeMap::new();
-        for member in &self.members {
+    /// Refuses nodes that do not fit this router, and a second node of one name.
+    fn refuse_misfits(&mut self) -> Vec<Error> {
+        let mut names: BTreeMap<NodeId, Endpoint> = BTreeMap::new();
+        let mut refused = Vec::new();
+        for member in &mut self.members {
             let Some(node) = &member.last else { continue };
-            let refused = |reason| Error::Refused { endpoint: member.endpoint.clone(), reason };
             let mut stated = node.handshake.clone();
             stated.hidden_size = self.handshake.hidden_size;
-            if let Err(Refusal::Mismatch(reason)) = stated.accept(&self.handshake) {
-                return Err(refused(reason));
-            }
-            if let Some(other) = names.insert(&node.node, &member.endpoint) {
-                return Err(refused(format!("{other} has the same name {}", node.node)));
+            let taken = names.get(&node.node);
+            let reason = match (stated.accept(&self.handshake), taken) {
+                (Err(Refusal::Mismatch(reason)), _) => reason,
+                (_, Some(other)) => format!("{other} has the same name {}", node.node),
+                _ => {
+                    names.insert(node.node.clone(), member.endpoint.clone());
+                    continue;
+                }
+            };
+            refused.push(member.refuse(reason));
+        }
+        refused
+    }
+
+    /// Refuses a node whose copy of an expert differs from the first one seen.
+    fn refuse_other_weights(&mut self) -> Vec<Error> {
+        let mut refused = Vec::new();
+        for member in &mut self.members {
+            let Some(node) = &member.last else { continue };
+            let known = &mut self.hashes;
+            let differs = |(expert, hash): &(&ExpertId, &ExpertHash)| {
+                known.entry(**expert).or_insert(**hash) != *hash
+            };
+            if let Some((expert, _)) = node.resident.iter().find(differs) {
+                let reason = format!("its expert {expert} differs from an earlier copy");
+                refused.push(member.refuse(reason));
             }
         }
-        Ok(())
+        refused
     }
 
     /// An even placement over all nodes of the list, once each has said its name.
@@ -153,20 +182,6 @@ impl NodeWatch {
         let name = |member: &Member| member.last.as_ref().map(|node| node.node.clone());
         let nodes: BTreeSet<NodeId> = self.members.iter().map(name).collect::<Option<_>>()?;
         Some(spread_evenly(&self.grid, &nodes, Epoch(1)))
-    }
-
-    /// Refuses a node whose copy of an expert differs from the first one seen.
-    fn check_hashes(&mut self) -> Result<(), Error> {
-        for member in &self.members {
-            let Some(node) = &member.last else { continue };
-            for (expert, hash) in &node.resident {
-                if self.hashes.entry(*expert).or_insert(*hash) != hash {
-                    let reason = format!("its expert {expert} differs from an earlier copy");
-                    return Err(Error::Refused { endpoint: member.endpoint.clone(), reason });
-                }
-            }
-        }
-        Ok(())
     }
 
     fn publish(&self) {
@@ -198,6 +213,12 @@ impl NodeWatch {
 }
 
 impl Member {
+    /// Takes the node out until it is asked again.
+    fn refuse(&mut self, reason: String) -> Error {
+        self.last = None;
+        Error::Refused { endpoint: self.endpoint.clone(), reason }
+    }
+
     /// Asks the node what it is; forgets it after some silence.
     async fn look(&mut self) {
         match self.describe().await {
@@ -233,7 +254,7 @@ impl Member {
         }
         match control.assign(fingerprint, placement.epoch, assigned.iter().copied()).await {
             Ok(resident) => node.resident = resident,
-            Err(error @ Error::Refused { .. }) => return Err(error),
+            Err(Error::Refused { reason, .. }) => return Err(self.refuse(reason)),
             Err(error) => {
                 let error = error_chain(&error);
                 tracing::warn!(node = %node.node, error, "experts not assigned");

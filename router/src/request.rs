@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU32;
 
+use guildhall_telemetry::TraceContext;
+
 /// One sequence to generate, already checked against the model.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Request {
@@ -11,6 +13,8 @@ pub(crate) struct Request {
     pub(crate) sampling: Sampling,
     pub(crate) stopping: Stopping,
     pub(crate) outputs: Outputs,
+    /// The trace that the client's header named.
+    pub(crate) trace: Option<TraceContext>,
 }
 
 /// How the next token is drawn.

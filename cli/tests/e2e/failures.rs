@@ -1,5 +1,6 @@
 //! Things that go wrong: nodes that die, hang, differ or are corrupt; clients that leave.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use guildhall_proto::v1::GenerateResponse;
@@ -100,28 +101,64 @@ async fn a_node_with_another_model_dtype_or_name_is_refused() {
 
 #[tokio::test]
 async fn a_corrupt_expert_is_refused_by_name() {
-    let copy = tempfile::tempdir().unwrap();
-    for file in ["config.json", "generation_config.json", "model.safetensors"] {
-        std::fs::copy(golden("mixtral").join(file), copy.path().join(file)).unwrap();
-    }
-    let up = |dir: &std::path::Path| {
+    let copy = copy_of(&golden("mixtral"));
+    let up = |dir: &Path| {
         let args = ["--grpc-port", "0", "--dtype", "f32", "--model", dir.to_str().unwrap()];
         Process::start([&["up"], &args[..]].concat())
     };
     // The first start records what the experts hash to.
     up(copy.path()).line_after("Ready");
-    let path = copy.path().join("model.safetensors");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let header = String::from_utf8_lossy(&bytes).into_owned();
-    let name = "model.layers.1.block_sparse_moe.experts.5.w2.weight";
-    let offsets = header.split(name).nth(1).unwrap().split("data_offsets\":[").nth(1).unwrap();
-    let offset: usize = offsets.split(',').next().unwrap().parse().unwrap();
-    let header_len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    bytes[8 + header_len + offset] ^= 1;
-    std::fs::write(&path, bytes).unwrap();
+    flip_a_bit(copy.path(), "model.layers.1.block_sparse_moe.experts.5.w2.weight");
     let corrupt = up(copy.path());
     corrupt.wait_for_log("expert 1/5");
     corrupt.wait_for_log("is corrupt");
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_with_other_experts_is_not_used() {
+    let model = golden("mixtral");
+    let mut cluster = Cluster::start(&model, "f32", 2, &["--expert-wait-timeout", "1"]);
+    let mut client = connect(&cluster.address).await;
+    client.generate(greedy(&PROMPT, 5)).await.unwrap();
+
+    // The same configuration and gates, so the same fingerprint; one bit of one expert of node-1 differs.
+    let other = copy_of(&model);
+    flip_a_bit(other.path(), "model.layers.1.block_sparse_moe.experts.5.w2.weight");
+    cluster.nodes[1].signal("KILL");
+    cluster.nodes[1].wait();
+    cluster.restart_node(other.path(), "f32", 1);
+    cluster.router.wait_for_log("its expert 1/5 differs from an earlier copy");
+    let status = client.generate(greedy(&PROMPT, 5)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+
+    cluster.nodes[1].signal("KILL");
+    cluster.nodes[1].wait();
+    cluster.restart_node(&model, "f32", 1);
+    let deadline = Instant::now() + PATIENCE;
+    while client.generate(greedy(&PROMPT, 5)).await.is_err() {
+        assert!(Instant::now() < deadline, "the right node is not used again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A copy of a model, without the record of its hashes.
+fn copy_of(model: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["config.json", "generation_config.json", "model.safetensors"] {
+        std::fs::copy(model.join(file), copy.path().join(file)).unwrap();
+    }
+    copy
+}
+
+/// Changes the first value of a tensor.
+fn flip_a_bit(model: &Path, tensor: &str) {
+    let path = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header_len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header_len]).unwrap();
+    let offset = header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[8 + header_len + offset] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
 }
 
 #[tokio::test]

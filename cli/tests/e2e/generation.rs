@@ -7,7 +7,7 @@ use guildhall_proto::v1::FinishReason;
 use tonic::Code;
 
 use crate::client::{collect, connect, essence, greedy, text};
-use crate::process::{Cluster, demo};
+use crate::process::{Cluster, Process, demo};
 
 #[tokio::test]
 async fn a_stream_says_the_same_as_a_unary_call() {
@@ -104,4 +104,24 @@ async fn the_command_line_prints_what_the_api_answers() {
     // The command stops at the end of the sequence, the request above does not.
     assert!(expected.starts_with(printed.trim_end_matches('\n')), "{printed:?} {expected:?}");
     assert!(printed.len() > 10);
+}
+
+#[tokio::test]
+async fn a_trace_reaches_the_expert_nodes() {
+    let sockets = tempfile::tempdir().unwrap();
+    let listen = format!("unix:{}/node.sock", sockets.path().display());
+    let model = demo();
+    let model = model.to_str().unwrap();
+    let node = ["expert-node", "--log", "debug", "--model", model, "--listen", &listen];
+    let node = Process::start(node);
+    node.line_after("listening on ");
+    let router = ["router", "--grpc-port", "0", "--model", model, "--nodes", &listen];
+    let router = Process::start(router);
+    let mut client = connect(&router.line_after("listening on ")).await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let mut request = tonic::Request::new(greedy(&[1, 2], 2));
+    let header = format!("00-{trace}-00f067aa0ba902b7-01");
+    request.metadata_mut().insert("traceparent", header.parse().unwrap());
+    client.generate(request).await.unwrap();
+    node.wait_for_log(trace);
 }

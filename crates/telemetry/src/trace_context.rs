@@ -1,5 +1,7 @@
 //! W3C trace context: which trace a call belongs to.
 
+use std::fmt;
+
 /// A trace id, the caller's span id and the flags, as `traceparent` carries them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
@@ -68,6 +70,13 @@ impl TraceContext {
     }
 }
 
+/// The trace id in hex, by which logs and traces find each other.
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.trace_id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 fn hex<const N: usize>(text: &str) -> Result<[u8; N], InvalidTraceContext> {
     let digits = text.as_bytes();
     let lower = |c: &u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
@@ -93,6 +102,7 @@ mod tests {
         let context = TraceContext::from_traceparent(HEADER).unwrap();
         assert_eq!(context.span_id, [0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7]);
         assert_eq!(TraceContext::from_bytes(&context.to_bytes()), Ok(context));
+        assert_eq!(context.to_string(), HEADER[3..35]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use guildhall_proto::v1;
 use guildhall_proto::v1::generation_server::{Generation, GenerationServer};
+use guildhall_telemetry::TraceContext;
 use guildhall_transport::{HealthSwitch, ServerOptions, server_builder, standard_services};
 use tokio::net::TcpListener;
 use tokio::sync::OwnedSemaphorePermit;
@@ -74,13 +75,18 @@ async fn follow_health(health: HealthSwitch, admission: Admission) -> Result<(),
 }
 
 impl Service {
-    async fn begin(&self, wire: v1::GenerateRequest) -> Result<Running, Status> {
+    async fn begin(&self, request: Request<v1::GenerateRequest>) -> Result<Running, Status> {
         let permit = self.admission.enter()?;
+        // A header that cannot be read starts no trace, but is no reason to refuse the request.
+        let header = request.metadata().get("traceparent").and_then(|value| value.to_str().ok());
+        let trace = header.and_then(|header| TraceContext::from_traceparent(header).ok());
+        let wire = request.into_inner();
         // Tokenising a long text takes milliseconds, which other requests should not wait for.
         let model = self.model.clone();
-        let request = tokio::task::spawn_blocking(move || validate::request(&model, wire))
+        let mut request = tokio::task::spawn_blocking(move || validate::request(&model, wire))
             .await
             .map_err(|e| Status::internal(format!("reading the request: {e}")))??;
+        request.trace = trace;
         let request_id = request.id.clone();
         let events = self.engine.submit(request).map_err(|refused| match refused {
             Refused::Full => Status::resource_exhausted("too many requests at once"),
@@ -130,7 +136,7 @@ impl Generation for Service {
         &self,
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<v1::GenerateResponse>, Status> {
-        let mut running = self.begin(request.into_inner()).await?;
+        let mut running = self.begin(request).await?;
         let mut whole = Chunk::default();
         while let Some(part) = std::future::poll_fn(|cx| running.poll_chunk(cx)).await {
             responses::append(&mut whole, part?);
@@ -142,6 +148,6 @@ impl Generation for Service {
         &self,
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<Running>, Status> {
-        Ok(Response::new(self.begin(request.into_inner()).await?))
+        Ok(Response::new(self.begin(request).await?))
     }
 }

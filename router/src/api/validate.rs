@@ -47,6 +47,7 @@ pub(super) fn request(model: &ServedModel, wire: v1::GenerateRequest) -> Result<
         sampling: sampling(wire.sampling.unwrap_or_default())?,
         stopping: stopping(model, wire.stopping.unwrap_or_default(), room)?,
         outputs: outputs(wire.outputs.unwrap_or_default())?,
+        trace: None,
     })
 }
 

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use guildhall_ids::{ExpertId, ExpertIdx, NodeId};
 use guildhall_kernels::{Device, Dtype, Tensor};
+use guildhall_telemetry::TraceContext;
 use guildhall_transport::{Call, FailureReason, FrameShape, Handshake, NodeEvent, max_pairs};
 use tokio::runtime::Runtime;
 
@@ -48,6 +49,7 @@ struct Lane {
     links: Links,
     options: DispatchOptions,
     next_call: u64,
+    trace: Option<TraceContext>,
     last_failure: String,
 }
 
@@ -62,8 +64,16 @@ impl RemoteExperts {
         let hidden_size = handshake.hidden_size as usize;
         let shape = FrameShape { hidden_size, value_bytes: dtype.size_bytes() };
         let links = Links::new(handshake, router_id, shape);
-        let last_failure = String::new();
-        let lane = Lane { device, dtype, topology, links, options, next_call: 0, last_failure };
+        let lane = Lane {
+            device,
+            dtype,
+            topology,
+            links,
+            options,
+            next_call: 0,
+            trace: None,
+            last_failure: String::new(),
+        };
         Self { runtime, lane, current: None }
     }
 }
@@ -94,6 +104,10 @@ impl Experts for RemoteExperts {
         let mut fan_out = self.current.take().ok_or_else(not_started)?;
         self.runtime.block_on(self.lane.collect(&mut fan_out))?;
         Ok(self.lane.device.upload(&fan_out.combined(), self.lane.links.shape().hidden_size)?)
+    }
+
+    fn set_trace(&mut self, trace: Option<TraceContext>) {
+        self.lane.trace = trace;
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) {
@@ -131,7 +145,7 @@ impl Lane {
                 layer: fan_out.layer,
                 epoch: topology.table.epoch,
                 budget: Some(self.options.call_timeout),
-                trace: None,
+                trace: self.trace,
                 tokens: tokens.len() as u32,
                 activations: fan_out.activations(&tokens),
                 pairs,

@@ -131,6 +131,9 @@ impl Lane {
     /// Computes one step and moves every sequence of it on.
     fn step(&mut self, plan: &[Work]) -> Result<(), Error> {
         let batch = self.batch(plan);
+        // A step of several sequences can be in one trace only: the first one's that has one.
+        let sequences = plan.iter().filter_map(|work| self.sequences.get(&work.id));
+        self.experts.set_trace(sequences.filter_map(Sequence::trace).next());
         let options = &mut self.options;
         let (logits, routes) =
             options.model.forward(&batch, &mut options.cache, self.experts.as_mut())?;

@@ -1,5 +1,6 @@
 //! One sequence in the engine: its tokens, its text, and when it ends.
 
+use guildhall_telemetry::TraceContext;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -51,6 +52,10 @@ impl Sequence {
 
     pub(super) fn wants_routes(&self) -> bool {
         self.request.outputs.routed_experts
+    }
+
+    pub(super) fn trace(&self) -> Option<TraceContext> {
+        self.request.trace
     }
 
     pub(super) fn token(&self, position: usize) -> u32 {
@@ -162,6 +167,7 @@ mod tests {
                 stop_token_ids,
             },
             outputs: Outputs { top_logprobs: 0, routed_experts: true },
+            trace: None,
         };
         let (sender, events) = mpsc::channel(8);
         (Sequence::new(request, sender, None), events)

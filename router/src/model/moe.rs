@@ -4,6 +4,7 @@ use std::task::Context;
 
 use guildhall_ids::LayerIdx;
 use guildhall_kernels::{Device, ExpertWeights, GateOptions, Linear, Routes, Tensor};
+use guildhall_telemetry::TraceContext;
 
 use super::RoutesOfStep;
 use crate::Error;
@@ -15,6 +16,9 @@ pub(crate) trait Experts {
 
     /// The weighted sum of each token's experts, added in the order of its routes: [tokens, hidden].
     fn finish(&mut self) -> Result<Tensor, Error>;
+
+    /// The trace that the calls of the following steps belong to.
+    fn set_trace(&mut self, _trace: Option<TraceContext>) {}
 
     /// Lets connections be served while there is nothing to compute.
     fn poll_idle(&mut self, _cx: &mut Context<'_>) {}
