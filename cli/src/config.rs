@@ -15,6 +15,13 @@ pub(crate) struct Options {
     #[command(subcommand)]
     pub(crate) command: Command,
 
+    #[command(flatten)]
+    pub(crate) logs: LogOptions,
+}
+
+/// What every process logs.
+#[derive(Debug, Args)]
+pub(crate) struct LogOptions {
     /// How log lines look: pretty or json.
     #[arg(long, global = true, env = "GUILDHALL_LOG_FORMAT", default_value_t)]
     pub(crate) log_format: LogFormat,

@@ -24,8 +24,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> anyhow::Result<()> {
-    guildhall_telemetry::init_logs(options.log_format, &options.log).map_err(anyhow::Error::msg)?;
-    match options.command {
+    let Options { command, logs } = options;
+    guildhall_telemetry::init_logs(logs.log_format, &logs.log).map_err(anyhow::Error::msg)?;
+    match command {
         Command::Router(role) => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -40,7 +41,7 @@ fn run(options: Options) -> anyhow::Result<()> {
             let shutdown = shutdown::on_signal(role.stop_on_stdin_close)?;
             Ok(guildhall_expert_node::run(role.config, shutdown).await?)
         }),
-        Command::Up(options) => single_threaded()?.block_on(up::run(options)),
+        Command::Up(up) => single_threaded()?.block_on(up::run(up, &logs)),
         Command::Generate(options) => single_threaded()?.block_on(generate::run(options)),
         Command::Inspect(options) => inspect::run(&options),
     }

@@ -11,31 +11,34 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinSet;
 
-use crate::config::UpOptions;
+use crate::config::{LogOptions, UpOptions};
 use crate::shutdown;
 
 /// A process gets this long to end by itself; above its own time to drain.
 const STOP_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Starts everything, waits until it is ready, and stops it on Ctrl-C, SIGTERM, or when one process fails.
-pub(crate) async fn run(options: UpOptions) -> anyhow::Result<()> {
+pub(crate) async fn run(options: UpOptions, logs: &LogOptions) -> anyhow::Result<()> {
     let stop = shutdown::on_signal(false)?;
     // Sockets of the nodes; the folder goes when this function returns.
     let sockets = tempfile::Builder::new().prefix("guildhall-").tempdir()?;
-    let mut cluster = Cluster { members: Vec::new(), logs: JoinSet::new() };
+    let mut cluster =
+        Cluster { options: &options, logs, members: Vec::new(), copies: JoinSet::new() };
     let ended = tokio::select! {
-        ended = cluster.serve(&options, sockets.path()) => ended,
+        ended = cluster.serve(sockets.path()) => ended,
         () = stop.cancelled() => Ok(()),
     };
     cluster.stop().await;
     ended
 }
 
-struct Cluster {
+struct Cluster<'a> {
+    options: &'a UpOptions,
+    logs: &'a LogOptions,
     /// The nodes, then the router.
     members: Vec<Member>,
     /// Tasks that copy the processes' log lines; each ends with its process.
-    logs: JoinSet<()>,
+    copies: JoinSet<()>,
 }
 
 struct Member {
@@ -45,46 +48,51 @@ struct Member {
     stdin: Option<ChildStdin>,
 }
 
-impl Cluster {
+impl Cluster<'_> {
     /// Returns when a process ends, which none should.
-    async fn serve(&mut self, options: &UpOptions, sockets: &Path) -> anyhow::Result<()> {
+    async fn serve(&mut self, sockets: &Path) -> anyhow::Result<()> {
         let mut addresses = Vec::new();
-        if options.experts == ExpertsMode::Remote {
-            for index in 0..options.expert_nodes.get() {
-                addresses.push(self.start_node(options, sockets, index).await?);
+        if self.options.experts == ExpertsMode::Remote {
+            for index in 0..self.options.expert_nodes.get() {
+                addresses.push(self.start_node(sockets, index).await?);
             }
         }
-        let router = self.start_router(options, &addresses).await?;
+        let router = self.start_router(&addresses).await?;
         print_ready(&router, &addresses);
         self.first_to_end().await
     }
 
-    async fn start_node(
-        &mut self,
-        options: &UpOptions,
-        sockets: &Path,
-        index: usize,
-    ) -> anyhow::Result<String> {
+    async fn start_node(&mut self, sockets: &Path, index: usize) -> anyhow::Result<String> {
         let name = format!("expert-node-{index}");
         let socket = sockets.join(format!("{name}.sock"));
-        let mut command = guildhall("expert-node", options)?;
+        let mut command = self.guildhall("expert-node")?;
         command.arg("--node-id").arg(&name);
         command.arg("--listen").arg(format!("unix:{}", socket.display()));
         self.start(name, command).await
     }
 
-    async fn start_router(
-        &mut self,
-        options: &UpOptions,
-        nodes: &[String],
-    ) -> anyhow::Result<String> {
-        let mut command = guildhall("router", options)?;
-        command.arg("--grpc-port").arg(options.grpc_port.to_string());
-        command.arg("--experts").arg(options.experts.to_string());
+    async fn start_router(&mut self, nodes: &[String]) -> anyhow::Result<String> {
+        let mut command = self.guildhall("router")?;
+        command.arg("--grpc-port").arg(self.options.grpc_port.to_string());
+        command.arg("--experts").arg(self.options.experts.to_string());
         if !nodes.is_empty() {
             command.arg("--nodes").arg(nodes.join(","));
         }
         self.start("router".into(), command).await
+    }
+
+    /// This binary in another role, with what all roles share.
+    fn guildhall(&self, role: &str) -> anyhow::Result<Command> {
+        let binary = std::env::current_exe().context("finding the own binary")?;
+        let mut command = Command::new(binary);
+        command.arg(role).arg("--stop-on-stdin-close");
+        command.arg("--model").arg(&self.options.model);
+        command.arg("--dtype").arg(&self.options.dtype);
+        command.arg("--log-format").arg(self.logs.log_format.to_string());
+        command.arg("--log").arg(&self.logs.log);
+        // Ctrl-C reaches the whole group of processes; this process alone decides when the others stop.
+        command.process_group(0);
+        Ok(command)
     }
 
     /// Starts a process and waits for the line with its address.
@@ -98,7 +106,7 @@ impl Cluster {
             .with_context(|| format!("starting {name}"))?;
         let stdout = process.stdout.take().context("standard output is a pipe")?;
         let stderr = process.stderr.take().context("standard error is a pipe")?;
-        self.logs.spawn(copy_log(name.clone(), stderr));
+        self.copies.spawn(copy_log(name.clone(), stderr));
         let stdin = process.stdin.take();
         self.members.push(Member { name: name.clone(), process, stdin });
         let mut lines = BufReader::new(stdout).lines();
@@ -128,7 +136,7 @@ impl Cluster {
                 let _ = member.process.kill().await;
             }
         }
-        while self.logs.join_next().await.is_some() {}
+        while self.copies.join_next().await.is_some() {}
     }
 }
 
@@ -144,18 +152,6 @@ async fn first<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
         std::task::Poll::Pending
     })
     .await
-}
-
-/// This binary in another role, with what both roles share.
-fn guildhall(role: &str, options: &UpOptions) -> anyhow::Result<Command> {
-    let binary = std::env::current_exe().context("finding the own binary")?;
-    let mut command = Command::new(binary);
-    command.arg(role).arg("--stop-on-stdin-close");
-    command.arg("--model").arg(&options.model);
-    command.arg("--dtype").arg(&options.dtype);
-    // Ctrl-C reaches the whole group of processes; this process alone decides when the others stop.
-    command.process_group(0);
-    Ok(command)
 }
 
 #[expect(clippy::print_stderr, reason = "the processes' own log lines, passed on as they are")]

@@ -71,9 +71,13 @@ async fn a_node_that_gets_sigterm_answers_what_runs_and_leaves() {
 #[tokio::test]
 async fn ctrl_c_stops_the_whole_cluster() {
     let model = demo();
+    let logs = ["--log-format", "json", "--log", "info"];
     let args = ["up", "--grpc-port", "0", "--model", model.to_str().unwrap()];
-    let mut up = Process::start(args);
+    let mut up = Process::start([&args[..], &logs].concat());
     up.line_after("Ready");
+    // All processes log as they were told.
+    up.wait_for_log("expert-node-2 | {\"timestamp\"");
+    up.wait_for_log("router | {\"timestamp\"");
     let children = children(up.id());
     assert_eq!(children.len(), 4);
     up.signal("INT");
