@@ -199,16 +199,24 @@ impl NodeWatch {
             complete: staying.missing().is_empty(),
         };
         if **self.topology.load() != topology {
-            for (slot, node) in topology.table.nodes.iter().enumerate() {
-                let experts: usize = topology.table.held_by(slot).values().sum();
-                tracing::info!(%node, experts, epoch = %topology.table.epoch, "in the routing table");
-            }
-            if !topology.table.missing().is_empty() {
-                let missing = topology.table.missing().len();
-                tracing::warn!(missing, "some experts are on no live node");
-            }
+            report(&topology, &alive().map(|(_, node)| node.instruction_set.as_str()).collect());
             self.topology.store(Arc::new(topology));
         }
+    }
+}
+
+/// Logs what a new topology means.
+fn report(topology: &Topology, instruction_sets: &BTreeSet<&str>) {
+    for (slot, node) in topology.table.nodes.iter().enumerate() {
+        let experts: usize = topology.table.held_by(slot).values().sum();
+        tracing::info!(%node, experts, epoch = %topology.table.epoch, "in the routing table");
+    }
+    if instruction_sets.len() > 1 {
+        tracing::warn!(?instruction_sets, "nodes differ: an expert's bits depend on its node");
+    }
+    if !topology.table.missing().is_empty() {
+        let missing = topology.table.missing().len();
+        tracing::warn!(missing, "some experts are on no live node");
     }
 }
 
