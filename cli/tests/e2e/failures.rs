@@ -182,3 +182,30 @@ async fn a_client_that_leaves_makes_room_at_once() {
     // It did not wait for the other 999 tokens.
     assert!(left.elapsed() < whole / 2, "{:?} of {whole:?}", left.elapsed());
 }
+
+#[tokio::test]
+async fn a_crowd_that_leaves_at_any_moment_leaves_nothing_behind() {
+    let cluster = Cluster::start(&demo(), "bf16", 1, &["--max-num-seqs", "4"]);
+    let client = connect(&cluster.address).await;
+    let crowd = (0..120).map(|n| {
+        let mut client = client.clone();
+        tokio::spawn(async move {
+            let mut stream = begin(&mut client, 1000).await;
+            for _ in 0..n % 7 {
+                stream.message().await.unwrap();
+            }
+        })
+    });
+    for visitor in crowd.collect::<Vec<_>>() {
+        visitor.await.unwrap();
+    }
+    // All four places are free again, with their blocks.
+    let rest = (0..4).map(|_| {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.generate(greedy(&PROMPT, 1000)).await.unwrap() })
+    });
+    for answer in rest.collect::<Vec<_>>() {
+        let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap();
+        assert_eq!(answer.into_inner().token_ids.len(), 1000);
+    }
+}

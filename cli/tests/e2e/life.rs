@@ -70,15 +70,10 @@ async fn a_node_that_gets_sigterm_answers_what_runs_and_leaves() {
 
 #[tokio::test]
 async fn ctrl_c_stops_the_whole_cluster() {
-    let model = demo();
-    let logs = ["--log-format", "json", "--log", "info"];
-    let args = ["up", "--grpc-port", "0", "--model", model.to_str().unwrap()];
-    let mut up = Process::start([&args[..], &logs].concat());
-    up.line_after("Ready");
+    let (mut up, children) = start_up(&["--log-format", "json", "--log", "info"]);
     // All processes log as they were told.
     up.wait_for_log("expert-node-2 | {\"timestamp\"");
     up.wait_for_log("router | {\"timestamp\"");
-    let children = children(up.id());
     assert_eq!(children.len(), 4);
     up.signal("INT");
     assert!(up.wait().success());
@@ -87,11 +82,7 @@ async fn ctrl_c_stops_the_whole_cluster() {
 
 #[tokio::test]
 async fn when_one_process_fails_the_cluster_stops_and_says_which() {
-    let model = demo();
-    let args = ["up", "--grpc-port", "0", "--model", model.to_str().unwrap()];
-    let mut up = Process::start(args);
-    up.line_after("Ready");
-    let children = children(up.id());
+    let (mut up, children) = start_up(&[]);
     let node = children[1].to_string();
     let killed = std::process::Command::new("kill").args(["-KILL", &node]).status();
     assert!(killed.unwrap().success());
@@ -102,11 +93,7 @@ async fn when_one_process_fails_the_cluster_stops_and_says_which() {
 
 #[tokio::test]
 async fn children_do_not_outlive_an_up_that_is_killed() {
-    let model = demo();
-    let args = ["up", "--grpc-port", "0", "--model", model.to_str().unwrap()];
-    let mut up = Process::start(args);
-    up.line_after("Ready");
-    let children = children(up.id());
+    let (mut up, children) = start_up(&[]);
     up.signal("KILL");
     up.wait();
     let deadline = std::time::Instant::now() + crate::process::PATIENCE;
@@ -114,6 +101,16 @@ async fn children_do_not_outlive_an_up_that_is_killed() {
         assert!(std::time::Instant::now() < deadline, "a process was left behind");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// A whole cluster that is ready, and the ids of its processes.
+fn start_up(more: &[&str]) -> (Process, Vec<u32>) {
+    let model = demo();
+    let args = ["up", "--grpc-port", "0", "--model", model.to_str().unwrap()];
+    let up = Process::start([&args[..], more].concat());
+    up.line_after("Ready");
+    let children = children(up.id());
+    (up, children)
 }
 
 /// The ids of a process's children, in the order in which they were started.

@@ -5,7 +5,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::process::{Cluster, Process, demo, golden, start_node};
+use crate::process::{Cluster, Process, demo, golden};
 
 async fn status(channel: Channel, service: &str) -> ServingStatus {
     let request = HealthCheckRequest { service: service.into() };
@@ -74,8 +74,6 @@ async fn a_router_whose_node_is_gone_says_that_it_does_not_serve() {
 #[tokio::test]
 async fn one_node_may_serve_over_tcp() {
     let model = golden("olmoe");
-    let node = start_node(&model, "f32", 0, "127.0.0.1:0");
-    drop(node);
     let node = Process::start([
         "expert-node",
         "--model",

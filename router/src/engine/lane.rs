@@ -119,13 +119,18 @@ impl Lane {
     }
 
     fn drop_abandoned(&mut self) {
-        let scheduler = &mut self.options.scheduler;
-        self.sequences.retain(|&id, sequence| {
-            if sequence.is_abandoned() {
-                scheduler.remove(id);
-            }
-            !sequence.is_abandoned()
-        });
+        // Each is asked once: a client may leave at any moment, and a sequence is in both places or in neither.
+        let abandoned = self.sequences.iter().filter(|(_, sequence)| sequence.is_abandoned());
+        let abandoned: Vec<SequenceId> = abandoned.map(|(id, _)| *id).collect();
+        for id in abandoned {
+            self.remove(id);
+        }
+    }
+
+    /// Takes a sequence out of the queue and frees its blocks.
+    fn remove(&mut self, id: SequenceId) -> Option<Sequence> {
+        self.options.scheduler.remove(id);
+        self.sequences.remove(&id)
     }
 
     /// Computes one step and moves every sequence of it on.
@@ -151,10 +156,9 @@ impl Lane {
             }
             let next = sequence.advance(logits.row(sampled));
             sampled += 1;
-            options.scheduler.extend(work.id);
+            self.options.scheduler.extend(work.id);
             if next == Next::Ended {
-                options.scheduler.remove(work.id);
-                self.sequences.remove(&work.id);
+                self.remove(work.id);
             }
         }
         Ok(())
@@ -201,8 +205,7 @@ impl Lane {
             _ => Failure::Internal(text),
         };
         for work in plan {
-            self.options.scheduler.remove(work.id);
-            if let Some(mut sequence) = self.sequences.remove(&work.id) {
+            if let Some(mut sequence) = self.remove(work.id) {
                 sequence.fail(failure.clone());
             }
         }
