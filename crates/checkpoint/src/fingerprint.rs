@@ -22,10 +22,11 @@ impl Fingerprint {
         tensors: &MappedTensors,
     ) -> Result<Self, Error> {
         let text = std::fs::read(config_path).map_err(|e| Error::io(config_path, e))?;
-        let json: serde_json::Value = serde_json::from_slice(&text)
+        let mut json: serde_json::Value = serde_json::from_slice(&text)
             .map_err(|e| Error::malformed(config_path, e.to_string()))?;
         let mut hash = Sha256::new();
-        // A JSON value prints its keys in order and without the file's spaces.
+        // However the file orders its keys and sets its spaces.
+        json.sort_all_objects();
         hash.update(json.to_string());
         for (name, dtype, shape) in tensors.table() {
             hash.update(format!("\n{name} {dtype:?} {shape:?}"));

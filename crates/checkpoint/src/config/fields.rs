@@ -126,9 +126,12 @@ impl Fields {
         }))
     }
 
-    /// The keys that nobody asked for and that are not in `harmless`.
+    /// The keys that nobody asked for and that are not in `harmless`, in alphabetical order.
     pub(super) fn unknown(&self, harmless: &[&str]) -> Vec<String> {
         let known = |key: &&String| !self.seen.contains(*key) && !harmless.contains(&key.as_str());
-        self.object.keys().filter(known).map(|key| format!("{}{key}", self.within)).collect()
+        let unknown = self.object.keys().filter(known);
+        let mut unknown: Vec<_> = unknown.map(|key| format!("{}{key}", self.within)).collect();
+        unknown.sort_unstable();
+        unknown
     }
 }
