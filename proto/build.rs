@@ -5,7 +5,12 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 2] = ["guildhall/v1/generation.proto", "guildhall/v1/expert.proto"];
+const FILES: [&str; 4] = [
+    "guildhall/v1/generation.proto",
+    "guildhall/v1/admin.proto",
+    "guildhall/v1/expert.proto",
+    "vllm/vllm_engine.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, ["."])?;

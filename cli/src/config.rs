@@ -40,7 +40,7 @@ pub(crate) struct LogOptions {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Take requests and run the dense part of a model.
-    Router(Role<RouterConfig>),
+    Router(Box<Role<RouterConfig>>),
     /// Hold experts and compute them.
     ExpertNode(Role<ExpertNodeConfig>),
     /// Start a router and expert nodes on this machine, and stop them together.
@@ -80,6 +80,10 @@ pub(crate) struct UpOptions {
     /// Port of the gRPC API; 0: any free one.
     #[arg(long, env = "GUILDHALL_GRPC_PORT", default_value_t = 50051)]
     pub(crate) grpc_port: u16,
+
+    /// Port of the OpenAI-compatible HTTP API; 0: any free one.
+    #[arg(long, env = "GUILDHALL_PORT", default_value_t = 8000)]
+    pub(crate) port: u16,
 
     /// Where experts are computed: remote (on expert nodes) or local (in the router).
     #[arg(long, env = "GUILDHALL_EXPERTS", default_value_t = ExpertsMode::Remote, value_enum)]

@@ -28,8 +28,8 @@ pub(crate) async fn run(options: GenerateOptions) -> anyhow::Result<()> {
             temperature: options.temperature,
             top_k: options.top_k,
             top_p: options.top_p,
-            min_p: 0.0,
             seed: options.seed,
+            ..Default::default()
         }),
         stopping: Some(v1::Stopping {
             max_tokens: Some(options.max_tokens),
@@ -43,8 +43,10 @@ pub(crate) async fn run(options: GenerateOptions) -> anyhow::Result<()> {
     };
     let mut stream = client.generate_stream(request).await.map_err(failed)?.into_inner();
     let mut stdout = std::io::stdout();
-    while let Some(chunk) = stream.message().await.map_err(failed)? {
-        stdout.write_all(chunk.text.as_bytes())?;
+    while let Some(part) = stream.message().await.map_err(failed)? {
+        for choice in part.choices {
+            stdout.write_all(choice.text.as_bytes())?;
+        }
         stdout.flush()?;
     }
     Ok(writeln!(stdout)?)

@@ -48,6 +48,13 @@ struct Member {
     stdin: Option<ChildStdin>,
 }
 
+/// Where a process listens.
+struct Addresses {
+    /// For gRPC.
+    listening: String,
+    http: Option<String>,
+}
+
 impl Cluster<'_> {
     /// Returns when a process ends, which none should.
     async fn serve(&mut self, sockets: &Path) -> anyhow::Result<()> {
@@ -68,12 +75,13 @@ impl Cluster<'_> {
         let mut command = self.guildhall("expert-node")?;
         command.arg("--node-id").arg(&name);
         command.arg("--listen").arg(format!("unix:{}", socket.display()));
-        self.start(name, command).await
+        Ok(self.start(name, command).await?.listening)
     }
 
-    async fn start_router(&mut self, nodes: &[String]) -> anyhow::Result<String> {
+    async fn start_router(&mut self, nodes: &[String]) -> anyhow::Result<Addresses> {
         let mut command = self.guildhall("router")?;
         command.arg("--grpc-port").arg(self.options.grpc_port.to_string());
+        command.arg("--port").arg(self.options.port.to_string());
         command.arg("--experts").arg(self.options.experts.to_string());
         if !nodes.is_empty() {
             command.arg("--nodes").arg(nodes.join(","));
@@ -95,8 +103,8 @@ impl Cluster<'_> {
         Ok(command)
     }
 
-    /// Starts a process and waits for the line with its address.
-    async fn start(&mut self, name: String, mut command: Command) -> anyhow::Result<String> {
+    /// Starts a process and waits for the line that says that it is ready.
+    async fn start(&mut self, name: String, mut command: Command) -> anyhow::Result<Addresses> {
         let mut process = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -110,11 +118,18 @@ impl Cluster<'_> {
         let stdin = process.stdin.take();
         self.members.push(Member { name: name.clone(), process, stdin });
         let mut lines = BufReader::new(stdout).lines();
-        let line = lines.next_line().await.with_context(|| format!("reading from {name}"))?;
-        match line.as_deref().and_then(|line| line.split(" listening on ").nth(1)) {
-            Some(address) => Ok(address.to_owned()),
-            None => bail!("{name} ended before it was ready; its log says why"),
+        let mut http = None;
+        while let Some(line) =
+            lines.next_line().await.with_context(|| format!("reading from {name}"))?
+        {
+            if let Some((_, address)) = line.split_once("HTTP API on ") {
+                http = Some(address.to_owned());
+            }
+            if let Some((_, address)) = line.split_once(" listening on ") {
+                return Ok(Addresses { listening: address.to_owned(), http });
+            }
         }
+        bail!("{name} ended before it was ready; its log says why")
     }
 
     async fn first_to_end(&mut self) -> anyhow::Result<()> {
@@ -162,17 +177,19 @@ async fn copy_log(name: String, stderr: impl AsyncRead + Unpin) {
     }
 }
 
-fn print_ready(router: &str, nodes: &[String]) {
+fn print_ready(router: &Addresses, nodes: &[String]) {
+    let Addresses { listening, http } = router;
+    let http = http.iter().map(|http| format!("  OpenAI API     {http}/v1\n")).collect::<String>();
     let nodes = nodes.iter().enumerate();
     let nodes: String = nodes.map(|(n, node)| format!("  expert-node-{n}  {node}\n")).collect();
     // As this process was called, so that the line can be copied.
     let binary = std::env::args().next().unwrap_or_else(|| "guildhall".into());
-    let server = match router {
+    let server = match listening.as_str() {
         "http://127.0.0.1:50051" => String::new(),
         other => format!(" --server {other}"),
     };
     let text = format!(
-        "\n  router         {router}\n{nodes}\n  Ready. In another terminal:\n    \
+        "\n  router         {listening}\n{http}{nodes}\n  Ready. In another terminal:\n    \
          {binary} generate{server} \"Once upon a time\"\n  Ctrl-C stops everything.\n\n"
     );
     let mut stdout = std::io::stdout();

@@ -6,6 +6,12 @@ pub mod v1 {
     tonic::include_proto!("guildhall.v1");
 }
 
+/// The generate service that gateways of the field speak.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines)]
+pub mod vllm {
+    tonic::include_proto!("vllm.grpc.engine");
+}
+
 /// The encoded `FileDescriptorSet` of all .proto files, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

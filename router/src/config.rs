@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use guildhall_chat::ToolFormat;
 use guildhall_kernels::{Dtype, InstructionSet};
 use guildhall_transport::Endpoint;
 
@@ -26,6 +27,38 @@ pub struct RouterConfig {
     /// Port of the gRPC API; 0: any free one.
     #[arg(long, env = "GUILDHALL_GRPC_PORT", default_value_t = 50051)]
     pub grpc_port: u16,
+
+    /// Port of the OpenAI-compatible HTTP API; 0: any free one.
+    #[arg(long, env = "GUILDHALL_PORT", default_value_t = 8000)]
+    pub port: u16,
+
+    /// Port of the admin API (gRPC), which needs a key of its own; default: no admin API.
+    #[arg(long, env = "GUILDHALL_ADMIN_PORT")]
+    pub admin_port: Option<u16>,
+
+    /// API keys, separated by commas; every call but for health needs one. Default: none is needed.
+    #[arg(long, env = "GUILDHALL_API_KEY", value_delimiter = ',', hide_env_values = true)]
+    pub api_key: Vec<String>,
+
+    /// File with an API key on each line; it is watched.
+    #[arg(long, env = "GUILDHALL_API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// Keys of the admin API, separated by commas.
+    #[arg(long, env = "GUILDHALL_ADMIN_API_KEY", value_delimiter = ',', hide_env_values = true)]
+    pub admin_api_key: Vec<String>,
+
+    /// File with a key of the admin API on each line; it is watched.
+    #[arg(long, env = "GUILDHALL_ADMIN_API_KEY_FILE", value_name = "FILE")]
+    pub admin_api_key_file: Option<PathBuf>,
+
+    /// Chat template (Jinja) in place of the model's own.
+    #[arg(long, env = "GUILDHALL_CHAT_TEMPLATE", value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+
+    /// How the model writes tool calls, hermes or json; default: as its chat template looks.
+    #[arg(long, env = "GUILDHALL_TOOL_CALL_PARSER", value_name = "NAME")]
+    pub tool_call_parser: Option<ToolFormat>,
 
     /// Where experts are computed: remote (on expert nodes) or local (in this process).
     #[arg(long, env = "GUILDHALL_EXPERTS", default_value_t = ExpertsMode::Remote, value_enum)]
@@ -63,9 +96,13 @@ pub struct RouterConfig {
     #[arg(long, env = "GUILDHALL_MAX_WAITING", default_value = "1024", value_name = "N")]
     pub max_waiting: usize,
 
-    /// Memory of the KV cache: bytes, or with KiB, MiB, GiB.
+    /// Tokens of prompts that may wait; a prompt that would make it more is refused with RESOURCE_EXHAUSTED.
+    #[arg(long, env = "GUILDHALL_MAX_WAITING_TOKENS", default_value = "1000000", value_name = "N")]
+    pub max_waiting_tokens: usize,
+
+    /// Memory of the KV cache: bytes, or with KiB, MiB, GiB, or a share of the machine's memory: 20%.
     #[arg(long, env = "GUILDHALL_KV_CACHE_MEMORY", default_value = "1GiB", value_name = "SIZE")]
-    pub kv_cache_memory: ByteSize,
+    pub kv_cache_memory: MemorySize,
 
     /// Seconds after which an expert call without an answer is sent to another node.
     #[arg(long, env = "GUILDHALL_EXPERT_CALL_TIMEOUT", default_value = "10",
@@ -76,6 +113,11 @@ pub struct RouterConfig {
     #[arg(long, env = "GUILDHALL_EXPERT_WAIT_TIMEOUT", default_value = "30",
           value_name = "SECONDS", value_parser = seconds)]
     pub expert_wait_timeout: Duration,
+
+    /// Seconds without a finished step, with work waiting, after which the router is not ready.
+    #[arg(long, env = "GUILDHALL_STALL_TIMEOUT", default_value = "15", value_name = "SECONDS",
+          value_parser = seconds)]
+    pub stall_timeout: Duration,
 
     /// Seconds that running requests get to end after SIGTERM.
     #[arg(long, env = "GUILDHALL_DRAIN_TIMEOUT", default_value = "30", value_name = "SECONDS",
@@ -92,32 +134,48 @@ pub enum ExpertsMode {
     Local,
 }
 
-/// A number of bytes.
+/// An amount of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ByteSize(pub usize);
+pub enum MemorySize {
+    /// So many bytes.
+    Bytes(usize),
+    /// So much of what the machine has in all, in hundredths.
+    Percent(u8),
+}
 
-impl std::str::FromStr for ByteSize {
+impl MemorySize {
+    /// In bytes, on a machine with `total` bytes.
+    #[must_use]
+    pub fn of(self, total: usize) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(share) => total / 100 * usize::from(share),
+        }
+    }
+}
+
+impl std::str::FromStr for MemorySize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(share) = text.strip_suffix('%') {
+            let share = share.trim().parse().ok().filter(|share| (1..=95).contains(share));
+            return share
+                .map(Self::Percent)
+                .ok_or_else(|| format!("{text:?} is not within 1% and 95%"));
+        }
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let shift = match &text[digits.len()..] {
             "" | "B" => 0,
             "KiB" | "K" => 10,
             "MiB" | "M" => 20,
             "GiB" | "G" => 30,
-            unit => return Err(format!("unit {unit:?} is none of B, KiB, MiB, GiB")),
+            unit => return Err(format!("unit {unit:?} is none of B, KiB, MiB, GiB, %")),
         };
         let count: usize =
             digits.trim().parse().map_err(|_| format!("{digits:?} is no whole number"))?;
         let too_large = || format!("{text} is too large");
-        count.checked_mul(1 << shift).map(Self).ok_or_else(too_large)
-    }
-}
-
-impl fmt::Display for ByteSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0)
+        count.checked_mul(1 << shift).map(Self::Bytes).ok_or_else(too_large)
     }
 }
 
@@ -152,6 +210,13 @@ impl RouterConfig {
         if self.experts == ExpertsMode::Local && !self.nodes.is_empty() {
             return Err("--nodes and --experts local contradict each other".into());
         }
+        let admin_keys = !self.admin_api_key.is_empty() || self.admin_api_key_file.is_some();
+        if self.admin_port.is_some() != admin_keys {
+            return Err("--admin-port and --admin-api-key (or its file) need each other".into());
+        }
+        if self.api_key.iter().chain(&self.admin_api_key).any(|key| key.trim().is_empty()) {
+            return Err("--api-key and --admin-api-key must not be empty".into());
+        }
         if self.max_num_batched_tokens < self.max_num_seqs {
             let (tokens, seqs) = (self.max_num_batched_tokens, self.max_num_seqs);
             return Err(format!(
@@ -174,10 +239,11 @@ mod tests {
     #[test]
     fn sizes_have_units() {
         for (text, bytes) in [("0", 0), ("17", 17), ("3KiB", 3072), ("2G", 2 << 30)] {
-            assert_eq!(text.parse(), Ok(ByteSize(bytes)));
+            assert_eq!(text.parse(), Ok(MemorySize::Bytes(bytes)));
         }
-        for bad in ["", "GiB", "1.5GiB", "5TB", "99999999999999GiB", "-1"] {
-            assert!(bad.parse::<ByteSize>().is_err(), "{bad:?} was accepted");
+        assert_eq!("20%".parse::<MemorySize>().unwrap().of(1000), 200);
+        for bad in ["", "GiB", "1.5GiB", "5TB", "99999999999999GiB", "-1", "0%", "96%", "x%"] {
+            assert!(bad.parse::<MemorySize>().is_err(), "{bad:?} was accepted");
         }
     }
 }

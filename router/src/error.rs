@@ -44,6 +44,18 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// The chat template cannot be read.
+    #[error("chat template")]
+    Chat(#[from] guildhall_chat::Error),
+    /// An address cannot be listened on.
+    #[error("listening on {address}")]
+    Listen {
+        /// It.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The settings contradict each other or the model.
     #[error("{0}")]
     Config(String),

@@ -1,14 +1,17 @@
 //! PROCESS 1: takes requests, runs the dense part of the model, sends tokens to experts.
 
-pub use config::{ExpertsMode, RouterConfig};
+pub use config::{ExpertsMode, MemorySize, RouterConfig};
 pub use error::Error;
 pub use process::run;
 
 mod config;
 mod process;
+mod loading;
+mod servers;
 mod api;
 mod request;
 mod tokenizer;
+mod constraint;
 mod scheduler;
 mod engine;
 mod model;

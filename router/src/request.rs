@@ -1,24 +1,32 @@
 //! A request as the router sees it, and what comes back; wire types stop before this.
 
-use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use guildhall_telemetry::TraceContext;
 
-/// One sequence to generate, already checked against the model.
-#[derive(Clone, Debug, PartialEq)]
+use crate::constraint::Constraint;
+
+/// One or more sequences to generate from one prompt, already checked against the model.
+#[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) id: String,
     /// At least one token.
-    pub(crate) prompt: Vec<u32>,
+    pub(crate) prompt: Arc<[u32]>,
+    /// Sequences to generate, at least 1.
+    pub(crate) n: usize,
     pub(crate) sampling: Sampling,
     pub(crate) stopping: Stopping,
     pub(crate) outputs: Outputs,
+    /// What every answer must look like.
+    pub(crate) constraint: Option<Constraint>,
+    /// Prefixes are shared between requests of one salt only.
+    pub(crate) cache_salt: String,
     /// The trace that the client's header named.
     pub(crate) trace: Option<TraceContext>,
 }
 
-/// How the next token is drawn.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// How the next token is drawn. Penalties and biases change the logits before anything else.
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Sampling {
     /// 0 is greedy.
     pub(crate) temperature: f32,
@@ -29,38 +37,85 @@ pub(crate) struct Sampling {
     /// Only tokens at least this much as probable as the best; 0 is off.
     pub(crate) min_p: f32,
     pub(crate) seed: u64,
+    /// Divides positive logits of tokens seen anywhere, and multiplies negative ones; 1 is off.
+    pub(crate) repetition_penalty: f32,
+    /// Taken off the logits of generated tokens; 0 is off.
+    pub(crate) presence_penalty: f32,
+    /// Taken off the logits of generated tokens for each time; 0 is off.
+    pub(crate) frequency_penalty: f32,
+    /// Added to the logits of these tokens, each below the size of the vocabulary.
+    pub(crate) logit_bias: Vec<(u32, f32)>,
 }
 
-/// When the sequence ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Sampling {
+    /// The most probable token each time.
+    #[cfg(test)]
+    pub(crate) const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_k: None,
+        top_p: 1.0,
+        min_p: 0.0,
+        seed: 0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        logit_bias: Vec::new(),
+    };
+}
+
+/// When a sequence ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stopping {
-    pub(crate) max_tokens: NonZeroU32,
-    /// Texts that are not part of the answer.
+    /// 0 computes the prompt and nothing else.
+    pub(crate) max_tokens: usize,
+    /// Nothing but `max_tokens` ends it before.
+    pub(crate) min_tokens: usize,
+    /// Texts that end the answer.
     pub(crate) stop: Vec<String>,
-    /// The request's stop tokens and, unless it ignores them, the model's.
+    /// Whether the answer includes the text that ended it.
+    pub(crate) include_stop: bool,
+    /// The request's stop tokens.
     pub(crate) stop_token_ids: Vec<u32>,
+    /// The model's end-of-sequence tokens, unless the request ignores them.
+    pub(crate) eos_token_ids: Vec<u32>,
 }
 
 /// What to return beside the text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outputs {
-    pub(crate) top_logprobs: usize,
+    /// How many of the most probable tokens, with the log-probability of the chosen one.
+    pub(crate) top_logprobs: Option<usize>,
+    /// The same for each token of the prompt.
+    pub(crate) prompt_logprobs: Option<usize>,
     pub(crate) routed_experts: bool,
+    pub(crate) prompt_token_ids: bool,
+    /// Whether special tokens show in the text.
+    pub(crate) special_tokens: bool,
 }
 
-/// What the engine says of a sequence, in order; the last event has `end`.
+/// What the engine says of one of the sequences, in order; the last one of a sequence has `end`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Chunk {
+    /// Which of the sequences.
+    pub(crate) index: usize,
     pub(crate) text: String,
     pub(crate) tokens: Vec<GeneratedToken>,
     pub(crate) routes: Option<RoutedRows>,
+    /// With the first chunk of the first sequence, if asked for: of every token of the prompt but the first.
+    pub(crate) prompt_logprobs: Option<Vec<Logprobs>>,
     pub(crate) end: Option<End>,
 }
 
-/// A token with its log-probability and the best ones.
+/// A token, with its log-probability if asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct GeneratedToken {
     pub(crate) id: u32,
+    pub(crate) logprobs: Option<Logprobs>,
+}
+
+/// The log-probability of a token and of the best ones.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Logprobs {
     pub(crate) logprob: f32,
     /// The most probable tokens, best first.
     pub(crate) top: Vec<(u32, f32)>,
@@ -80,15 +135,23 @@ pub(crate) struct End {
     pub(crate) reason: EndReason,
     pub(crate) prompt_tokens: usize,
     pub(crate) completion_tokens: usize,
+    /// Tokens of the prompt that were in the cache.
+    pub(crate) cached_tokens: usize,
 }
 
 /// Why a sequence ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum EndReason {
-    /// A stop text, a stop token or an end-of-sequence token.
-    Stop,
+    /// One of the request's stop texts.
+    StopText(String),
+    /// One of the request's stop tokens.
+    StopToken(u32),
+    /// One of the model's end-of-sequence tokens, or the end of what the constraint allows.
+    EndOfSequence,
     /// max_tokens, or the end of the context.
     Length,
+    /// Somebody aborted it.
+    Abort,
 }
 
 /// Why a sequence has no end.
@@ -98,6 +161,10 @@ pub(crate) enum Failure {
     Unavailable(String),
     /// The client did not read what was generated.
     SlowReader,
+    /// Its time was over.
+    DeadlineExceeded,
+    /// The constraint is too much for the machine, or leaves no token.
+    Constraint(String),
     /// The computation failed.
     Internal(String),
 }

@@ -36,7 +36,7 @@ struct Cluster {
 impl Cluster {
     fn start(model: &Path, args: &[&str]) -> Self {
         let mut up = Command::new(env!("CARGO_BIN_EXE_guildhall"))
-            .args(["up", "--grpc-port", "0", "--model", model.to_str().unwrap()])
+            .args(["up", "--grpc-port", "0", "--port", "0", "--model", model.to_str().unwrap()])
             .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -88,7 +88,7 @@ async fn decode(address: &str, streams: u32) -> f64 {
     let mut tokens = 0;
     for mut chunks in open {
         while let Some(chunk) = chunks.message().await.unwrap() {
-            tokens += chunk.token_ids.len();
+            tokens += chunk.choices.iter().map(|choice| choice.token_ids.len()).sum::<usize>();
         }
     }
     tokens as f64 / started.elapsed().as_secs_f64()

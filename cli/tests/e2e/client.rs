@@ -21,7 +21,11 @@ pub(crate) fn greedy(token_ids: &[u32], max_tokens: u32) -> v1::GenerateRequest 
             ignore_eos: true,
             ..Default::default()
         }),
-        outputs: Some(v1::Outputs { top_logprobs: 8, routed_experts: true }),
+        outputs: Some(v1::Outputs {
+            top_logprobs: Some(8),
+            routed_experts: true,
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -32,9 +36,19 @@ pub(crate) fn text(prompt: &str, max_tokens: u32) -> v1::GenerateRequest {
     v1::GenerateRequest { prompt, ..greedy(&[], max_tokens) }
 }
 
+/// The one choice of an answer.
+pub(crate) fn only(response: v1::GenerateResponse) -> v1::Choice {
+    let mut choices = response.choices;
+    assert_eq!(choices.len(), 1);
+    choices.remove(0)
+}
+
 /// Everything of an answer that must not depend on how it was computed, with floats as bits.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Essence {
+pub(crate) struct Essence(Vec<EssenceOfChoice>);
+
+#[derive(Debug, PartialEq)]
+struct EssenceOfChoice {
     text: String,
     token_ids: Vec<u32>,
     finish_reason: i32,
@@ -44,40 +58,68 @@ pub(crate) struct Essence {
 }
 
 pub(crate) fn essence(response: &v1::GenerateResponse) -> Essence {
-    let logprobs = response.logprobs.iter().map(|token| {
+    Essence(response.choices.iter().map(essence_of_choice).collect())
+}
+
+fn essence_of_choice(choice: &v1::Choice) -> EssenceOfChoice {
+    let logprobs = choice.logprobs.iter().map(|token| {
         let top = token.top.iter().map(|top| (top.token_id, top.logprob.to_bits()));
         (token.logprob.to_bits(), top.collect())
     });
-    Essence {
-        text: response.text.clone(),
-        token_ids: response.token_ids.clone(),
-        finish_reason: response.finish_reason,
+    EssenceOfChoice {
+        text: choice.text.clone(),
+        token_ids: choice.token_ids.clone(),
+        finish_reason: choice.finish_reason,
         logprobs: logprobs.collect(),
-        experts: response.routed_experts.as_ref().map(|routes| routes.experts.clone()),
+        experts: choice.routed_experts.as_ref().map(|routes| routes.experts.clone()),
     }
 }
 
 /// A streamed answer put together.
 pub(crate) async fn collect(
+    stream: tonic::Streaming<v1::GenerateResponse>,
+) -> Result<v1::GenerateResponse, tonic::Status> {
+    collect_after(v1::GenerateResponse::default(), stream).await
+}
+
+/// The same when the beginning has been read already.
+pub(crate) async fn collect_after(
+    mut whole: v1::GenerateResponse,
     mut stream: tonic::Streaming<v1::GenerateResponse>,
 ) -> Result<v1::GenerateResponse, tonic::Status> {
-    let mut whole = v1::GenerateResponse::default();
-    while let Some(chunk) = stream.message().await? {
-        whole.text.push_str(&chunk.text);
-        whole.token_ids.extend(chunk.token_ids);
-        whole.logprobs.extend(chunk.logprobs);
-        whole.finish_reason = chunk.finish_reason;
-        whole.usage = chunk.usage;
-        whole.request_id = chunk.request_id;
-        whole.model = chunk.model;
-        match (&mut whole.routed_experts, chunk.routed_experts) {
-            (Some(rows), Some(more)) => {
-                assert_eq!(rows.first_position + rows.tokens, more.first_position);
-                rows.tokens += more.tokens;
-                rows.experts.extend(more.experts);
-            }
-            (rows, more) => *rows = more,
-        }
+    while let Some(part) = stream.message().await? {
+        append_part(&mut whole, part);
     }
     Ok(whole)
+}
+
+/// Adds a part of a stream to what has been read.
+pub(crate) fn append_part(whole: &mut v1::GenerateResponse, part: v1::GenerateResponse) {
+    whole.request_id = part.request_id;
+    whole.model = part.model;
+    whole.usage = part.usage.or(whole.usage);
+    whole.prompt = part.prompt.or(whole.prompt.take());
+    for choice in part.choices {
+        let index = choice.index as usize;
+        whole.choices.resize_with(whole.choices.len().max(index + 1), v1::Choice::default);
+        append(&mut whole.choices[index], choice);
+    }
+}
+
+fn append(whole: &mut v1::Choice, part: v1::Choice) {
+    whole.index = part.index;
+    whole.text.push_str(&part.text);
+    whole.token_ids.extend(part.token_ids);
+    whole.logprobs.extend(part.logprobs);
+    whole.finish_reason = part.finish_reason;
+    whole.matched_stop = part.matched_stop;
+    whole.tool_calls.extend(part.tool_calls);
+    match (&mut whole.routed_experts, part.routed_experts) {
+        (Some(rows), Some(more)) => {
+            assert_eq!(rows.first_position + rows.tokens, more.first_position);
+            rows.tokens += more.tokens;
+            rows.experts.extend(more.experts);
+        }
+        (rows, more) => *rows = more,
+    }
 }

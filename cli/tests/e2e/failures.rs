@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use guildhall_proto::v1::GenerateResponse;
 use tonic::{Code, Streaming};
 
-use crate::client::{Client, Essence, collect, connect, essence, greedy};
+use crate::client::{Client, Essence, collect, connect, essence, greedy, only};
 use crate::process::{Cluster, PATIENCE, Process, demo, golden, start_node};
 
 const PROMPT: [u32; 4] = [10, 20, 30, 40];
@@ -92,7 +92,18 @@ async fn a_node_with_another_model_dtype_or_name_is_refused() {
     ] {
         let list = [socket(0), socket(other)].join(",");
         let model = mixtral.to_str().unwrap();
-        let args = ["--grpc-port", "0", "--model", model, "--dtype", "f32", "--nodes", &list];
+        let args = [
+            "--grpc-port",
+            "0",
+            "--port",
+            "0",
+            "--model",
+            model,
+            "--dtype",
+            "f32",
+            "--nodes",
+            &list,
+        ];
         let mut router = Process::start([&["router"], &args[..]].concat());
         assert!(!router.wait().success());
         router.wait_for_log(reason);
@@ -103,7 +114,8 @@ async fn a_node_with_another_model_dtype_or_name_is_refused() {
 async fn a_corrupt_expert_is_refused_by_name() {
     let copy = copy_of(&golden("mixtral"));
     let up = |dir: &Path| {
-        let args = ["--grpc-port", "0", "--dtype", "f32", "--model", dir.to_str().unwrap()];
+        let args =
+            ["--grpc-port", "0", "--port", "0", "--dtype", "f32", "--model", dir.to_str().unwrap()];
         Process::start([&["up"], &args[..]].concat())
     };
     // The first start records what the experts hash to.
@@ -206,6 +218,6 @@ async fn a_crowd_that_leaves_at_any_moment_leaves_nothing_behind() {
     });
     for answer in rest.collect::<Vec<_>>() {
         let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap();
-        assert_eq!(answer.into_inner().token_ids.len(), 1000);
+        assert_eq!(only(answer.into_inner()).token_ids.len(), 1000);
     }
 }

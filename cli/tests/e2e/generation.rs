@@ -6,7 +6,7 @@ use guildhall_proto::v1;
 use guildhall_proto::v1::FinishReason;
 use tonic::Code;
 
-use crate::client::{collect, connect, essence, greedy, text};
+use crate::client::{collect, connect, essence, greedy, only, text};
 use crate::process::{Cluster, Process, demo};
 
 #[tokio::test]
@@ -19,8 +19,9 @@ async fn a_stream_says_the_same_as_a_unary_call() {
     let streamed = collect(stream).await.unwrap();
     assert_eq!(essence(&streamed), essence(&unary));
     assert_eq!((streamed.request_id.as_str(), streamed.model.as_str()), ("mine", "demo"));
-    assert_eq!(unary.finish_reason(), FinishReason::Length);
     let usage = unary.usage.unwrap();
+    let unary = only(unary);
+    assert_eq!(unary.finish_reason(), FinishReason::Length);
     assert_eq!((usage.completion_tokens, unary.token_ids.len()), (40, 40));
     let routes = unary.routed_experts.unwrap();
     assert_eq!(routes.tokens, usage.prompt_tokens + 39);
@@ -33,7 +34,7 @@ async fn a_stream_says_the_same_as_a_unary_call() {
 async fn a_stop_text_ends_the_answer_and_is_not_in_it() {
     let cluster = Cluster::start(&demo(), "bf16", 2, &[]);
     let mut client = connect(&cluster.address).await;
-    let whole = client.generate(text("Once upon a time", 60)).await.unwrap().into_inner();
+    let whole = only(client.generate(text("Once upon a time", 60)).await.unwrap().into_inner());
     // A text from the middle of the answer, so that it crosses the border of tokens.
     let characters: Vec<char> = whole.text.chars().collect();
     let stop: String = characters[20..27].iter().collect();
@@ -41,14 +42,14 @@ async fn a_stop_text_ends_the_answer_and_is_not_in_it() {
 
     let mut request = text("Once upon a time", 60);
     request.stopping.as_mut().unwrap().stop = vec!["not in it".into(), stop];
-    let unary = client.generate(request.clone()).await.unwrap().into_inner();
+    let unary = only(client.generate(request.clone()).await.unwrap().into_inner());
     assert_eq!((unary.text.as_str(), unary.finish_reason()), (expected, FinishReason::Stop));
     let streamed = client.generate_stream(request).await.unwrap().into_inner();
-    assert_eq!(collect(streamed).await.unwrap().text, expected);
+    assert_eq!(only(collect(streamed).await.unwrap()).text, expected);
 
     let mut request = text("Once upon a time", 60);
     request.stopping.as_mut().unwrap().stop_token_ids = vec![whole.token_ids[7]];
-    let stopped = client.generate(request).await.unwrap().into_inner();
+    let stopped = only(client.generate(request).await.unwrap().into_inner());
     let first = whole.token_ids.iter().position(|&id| id == whole.token_ids[7]).unwrap();
     assert_eq!(stopped.token_ids, whole.token_ids[..=first]);
     assert_eq!(stopped.finish_reason(), FinishReason::Stop);
@@ -62,7 +63,7 @@ async fn a_seed_repeats_an_answer_and_another_changes_it() {
     for seed in [1, 1, 2] {
         let sampling = v1::Sampling { temperature: 1.2, seed: Some(seed), ..Default::default() };
         let request = v1::GenerateRequest { sampling: Some(sampling), ..text("The weather", 40) };
-        answers.push(client.generate(request).await.unwrap().into_inner().token_ids);
+        answers.push(only(client.generate(request).await.unwrap().into_inner()).token_ids);
     }
     assert_eq!(answers[0], answers[1]);
     assert_ne!(answers[0], answers[2]);
@@ -100,7 +101,7 @@ async fn the_command_line_prints_what_the_api_answers() {
         .unwrap();
     assert!(output.status.success());
     let printed = String::from_utf8(output.stdout).unwrap();
-    let expected = expected.unwrap().into_inner().text;
+    let expected = only(expected.unwrap().into_inner()).text;
     // The command stops at the end of the sequence, the request above does not.
     assert!(expected.starts_with(printed.trim_end_matches('\n')), "{printed:?} {expected:?}");
     assert!(printed.len() > 10);
@@ -115,7 +116,8 @@ async fn a_trace_reaches_the_expert_nodes() {
     let node = ["expert-node", "--log", "debug", "--model", model, "--listen", &listen];
     let node = Process::start(node);
     node.line_after("listening on ");
-    let router = ["router", "--grpc-port", "0", "--model", model, "--nodes", &listen];
+    let router =
+        ["router", "--grpc-port", "0", "--port", "0", "--model", model, "--nodes", &listen];
     let router = Process::start(router);
     let mut client = connect(&router.line_after("listening on ")).await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";

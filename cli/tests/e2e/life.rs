@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::client::{collect, connect, essence, greedy};
+use crate::client::{collect, collect_after, connect, essence, greedy};
 use crate::process::{Cluster, Process, demo};
 
 #[tokio::test]
@@ -56,13 +56,7 @@ async fn a_node_that_gets_sigterm_answers_what_runs_and_leaves() {
     let mut stream = client.generate_stream(request()).await.unwrap().into_inner();
     let first = stream.message().await.unwrap().unwrap();
     cluster.nodes[0].signal("TERM");
-    let mut whole = collect(stream).await.unwrap();
-    whole.text.insert_str(0, &first.text);
-    whole.token_ids.splice(0..0, first.token_ids);
-    whole.logprobs.splice(0..0, first.logprobs);
-    let (mut routes, later) = (first.routed_experts.unwrap(), whole.routed_experts.unwrap());
-    routes.experts.extend(later.experts);
-    whole.routed_experts = Some(routes);
+    let whole = collect_after(first, stream).await.unwrap();
     assert_eq!(essence(&whole), expected);
     assert!(cluster.nodes[0].wait().success());
     assert!(!cluster.nodes[0].log().contains("still connected"));
@@ -106,7 +100,7 @@ async fn children_do_not_outlive_an_up_that_is_killed() {
 /// A whole cluster that is ready, and the ids of its processes.
 fn start_up(more: &[&str]) -> (Process, Vec<u32>) {
     let model = demo();
-    let args = ["up", "--grpc-port", "0", "--model", model.to_str().unwrap()];
+    let args = ["up", "--grpc-port", "0", "--port", "0", "--model", model.to_str().unwrap()];
     let up = Process::start([&args[..], more].concat());
     up.line_after("Ready");
     let children = children(up.id());

@@ -125,6 +125,9 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Process>,
     /// Where clients connect.
     pub(crate) address: String,
+    /// Where the admin API is, if the arguments ask for one.
+    #[allow(dead_code, reason = "the soak test reads it")]
+    pub(crate) admin: Option<String>,
     sockets: tempfile::TempDir,
 }
 
@@ -136,7 +139,8 @@ impl Cluster {
         let started: Vec<Process> =
             (0..nodes).map(|index| start_node(model, dtype, index, &socket(index))).collect();
         let addresses: Vec<String> = (0..nodes).map(socket).collect();
-        let mut args = vec!["router", "--grpc-port", "0", "--dtype", dtype, "--model"];
+        let mut args =
+            vec!["router", "--grpc-port", "0", "--port", "0", "--dtype", dtype, "--model"];
         args.push(model.to_str().unwrap());
         let list = addresses.join(",");
         if nodes == 0 {
@@ -146,8 +150,9 @@ impl Cluster {
         }
         args.extend(more);
         let router = Process::start(args);
+        let admin = more.contains(&"--admin-port").then(|| router.line_after("admin API on "));
         let address = router.line_after("router listening on ");
-        Self { router, nodes: started, address, sockets }
+        Self { router, nodes: started, address, admin, sockets }
     }
 
     /// Starts a node again that has ended.

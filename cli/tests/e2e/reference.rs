@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::client::{connect, greedy, text};
+use crate::client::{connect, greedy, only, text};
 use crate::process::{Process, demo, golden};
 
 #[derive(Deserialize)]
@@ -36,7 +36,8 @@ async fn check(case: &str) {
 
 async fn check_model(case: &str, model: &Path, golden: &Path) {
     let golden: Golden = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
-    let args = ["--grpc-port", "0", "--dtype", "f32", "--expert-nodes", "3", "--model"];
+    let args =
+        ["--grpc-port", "0", "--port", "0", "--dtype", "f32", "--expert-nodes", "3", "--model"];
     let up = Process::start([&["up"], &args[..], &[model.to_str().unwrap()]].concat());
     let mut client = connect(&up.line_after("router ")).await;
     for prompt in golden.prompts {
@@ -45,8 +46,9 @@ async fn check_model(case: &str, model: &Path, golden: &Path) {
             Some(given) => text(given, max_tokens),
             None => greedy(&prompt.token_ids, max_tokens),
         };
-        request.outputs.as_mut().unwrap().top_logprobs = prompt.last_logits.len().min(1024) as u32;
-        let answer = client.generate(request).await.unwrap().into_inner();
+        let top = prompt.last_logits.len().min(1024) as u32;
+        request.outputs.as_mut().unwrap().top_logprobs = Some(top);
+        let answer = only(client.generate(request).await.unwrap().into_inner());
         assert_eq!(answer.token_ids, prompt.continuation, "{case}: tokens");
         assert_eq!(answer.text, prompt.continuation_text.unwrap_or_default(), "{case}: text");
 

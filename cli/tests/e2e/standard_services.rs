@@ -85,9 +85,20 @@ async fn one_node_may_serve_over_tcp() {
     ]);
     let address = node.line_after("listening on ");
     let model = model.to_str().unwrap();
-    let args = ["--grpc-port", "0", "--dtype", "f32", "--model", model, "--nodes", &address];
+    let args = [
+        "--grpc-port",
+        "0",
+        "--port",
+        "0",
+        "--dtype",
+        "f32",
+        "--model",
+        model,
+        "--nodes",
+        &address,
+    ];
     let router = Process::start([&["router"], &args[..]].concat());
     let mut client = crate::client::connect(&router.line_after("listening on ")).await;
     let answer = client.generate(crate::client::greedy(&[1, 2], 5)).await.unwrap().into_inner();
-    assert_eq!(answer.token_ids.len(), 5);
+    assert_eq!(answer.choices[0].token_ids.len(), 5);
 }

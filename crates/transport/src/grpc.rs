@@ -54,13 +54,19 @@ impl HealthSwitch {
 }
 
 /// Adds `grpc.health.v1` (not serving until the switch is set) and server reflection, v1 and v1alpha.
-pub async fn standard_services(
-    router: Router,
+pub async fn standard_services<L>(
+    router: Router<L>,
     services: &'static [&'static str],
-) -> (Router, HealthSwitch) {
+) -> (Router<L>, HealthSwitch) {
     let (reporter, health) = tonic_health::server::health_reporter();
     let switch = HealthSwitch { reporter, services };
     switch.set(false).await;
+    (reflection(router.add_service(health)), switch)
+}
+
+/// Adds server reflection, v1 and v1alpha, of every service of the cluster.
+#[must_use]
+pub fn reflection<L>(router: Router<L>) -> Router<L> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(guildhall_proto::DESCRIPTORS)
@@ -68,5 +74,5 @@ pub async fn standard_services(
     };
     let v1 = reflection().build_v1().expect("the descriptors were made by this build");
     let v1alpha = reflection().build_v1alpha().expect("the descriptors were made by this build");
-    (router.add_service(health).add_service(v1).add_service(v1alpha), switch)
+    router.add_service(v1).add_service(v1alpha)
 }

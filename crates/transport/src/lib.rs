@@ -9,7 +9,7 @@ pub use frame::{
     Call, CallFailure, CallOutputs, FailureReason, FrameShape, MAX_FRAME_BYTES, NodeTimings, Pair,
     max_pairs,
 };
-pub use grpc::{HealthSwitch, ServerOptions, server_builder, standard_services};
+pub use grpc::{HealthSwitch, ServerOptions, reflection, server_builder, standard_services};
 pub use grpc_link::GrpcLink;
 pub use in_process::InProcessLink;
 pub use lifecycle::Lifecycle;

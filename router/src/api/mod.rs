@@ -1,9 +1,20 @@
 //! What clients call. Wire types stop here.
 
-pub(crate) use admission::Admission;
-pub(crate) use grpc::{ServedModel, serve};
+pub(crate) use admission::{Admission, AdmissionLimits};
+pub(crate) use frontend::{Frontend, Serving};
+pub(crate) use health::{Health, Loaded};
+pub(crate) use keys::ApiKeys;
+pub(crate) use served_model::ServedModel;
 
+pub(crate) mod grpc;
+pub(crate) mod openai;
+mod keys;
+mod ask;
+mod served_model;
+mod health;
 mod admission;
+mod frontend;
 mod validate;
-mod grpc;
+mod running;
 mod responses;
+mod refusal;

@@ -1,22 +1,35 @@
 //! How other threads talk to the engine.
 
-use tokio::sync::mpsc;
+use std::any::Any;
+use std::sync::Arc;
 
+use tokio::sync::{mpsc, oneshot};
+
+use super::EngineStatus;
 use crate::request::{Chunk, Failure, Request};
 
-/// What a sequence gives, in order. Dropping it ends the sequence before the next step.
+/// What the sequences of a request give, in order. Dropping it ends them before the next step.
 pub(crate) type Events = mpsc::Receiver<Result<Chunk, Failure>>;
 
-/// A request on its way to the engine.
+/// What is on its way to the engine.
+pub(super) enum Message {
+    Submit(Submission),
+    /// Answers with the number of blocks that were forgotten.
+    ResetPrefixCache(oneshot::Sender<usize>),
+}
+
+/// A request, and what to keep until all of its sequences have begun to run.
 pub(super) struct Submission {
-    pub(super) request: Request,
+    pub(super) request: Arc<Request>,
     pub(super) events: mpsc::Sender<Result<Chunk, Failure>>,
+    pub(super) waiting: Arc<dyn Any + Send + Sync>,
 }
 
 /// Hands requests to the engine.
 #[derive(Clone)]
 pub(crate) struct EngineHandle {
-    submissions: mpsc::Sender<Submission>,
+    messages: mpsc::Sender<Message>,
+    status: EngineStatus,
 }
 
 /// Why a request was not taken.
@@ -28,24 +41,42 @@ pub(crate) enum Refused {
     Stopped,
 }
 
-/// Requests between the API and the engine; the engine empties this before each step.
-const MAX_SUBMISSIONS: usize = 1024;
-/// Chunks that a client may be behind before its sequence is given up.
+/// Messages between the API and the engine; the engine empties this before each step.
+const MAX_MESSAGES: usize = 1024;
+/// Chunks that a client may be behind before its request is given up.
 const MAX_UNREAD_CHUNKS: usize = 4096;
 
 impl EngineHandle {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Submission>) {
-        let (submissions, received) = mpsc::channel(MAX_SUBMISSIONS);
-        (Self { submissions }, received)
+    pub(super) fn new(status: EngineStatus) -> (Self, mpsc::Receiver<Message>) {
+        let (messages, received) = mpsc::channel(MAX_MESSAGES);
+        (Self { messages, status }, received)
     }
 
-    /// Queues a request.
-    pub(crate) fn submit(&self, request: Request) -> Result<Events, Refused> {
+    /// Queues a request; `waiting` is dropped when it is no longer in the queue.
+    pub(crate) fn submit(
+        &self,
+        request: Request,
+        waiting: impl Send + Sync + 'static,
+    ) -> Result<Events, Refused> {
         let (events, receiver) = mpsc::channel(MAX_UNREAD_CHUNKS);
-        match self.submissions.try_send(Submission { request, events }) {
+        let submission =
+            Submission { request: Arc::new(request), events, waiting: Arc::new(waiting) };
+        match self.messages.try_send(Message::Submit(submission)) {
             Ok(()) => Ok(receiver),
             Err(mpsc::error::TrySendError::Full(_)) => Err(Refused::Full),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Refused::Stopped),
         }
+    }
+
+    /// Forgets what is cached of prompts and not in use; says how many blocks that were.
+    pub(crate) async fn reset_prefix_cache(&self) -> Result<usize, Refused> {
+        let (answer, answered) = oneshot::channel();
+        let message = Message::ResetPrefixCache(answer);
+        self.messages.send(message).await.map_err(|_| Refused::Stopped)?;
+        answered.await.map_err(|_| Refused::Stopped)
+    }
+
+    pub(crate) fn status(&self) -> &EngineStatus {
+        &self.status
     }
 }

@@ -3,20 +3,21 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use guildhall_kernels::{KvCache, SequenceSpan};
-use guildhall_telemetry::error_chain;
+use guildhall_kernels::KvCache;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::handle::{EngineHandle, Submission};
-use super::sequence::{Next, Sequence};
+use super::EngineStatus;
+use super::handle::{EngineHandle, Message, Submission};
+use super::sequence::Sequence;
 use crate::Error;
-use crate::model::{Experts, ForwardBatch, Model};
+use crate::model::{Experts, Model};
 use crate::request::Failure;
-use crate::scheduler::{Scheduler, SequenceId, Work};
+use crate::scheduler::{Scheduler, SequenceId};
 use crate::tokenizer::Tokenizer;
 
 /// What a lane is made of.
@@ -33,11 +34,12 @@ pub(crate) struct LaneOptions {
 
 /// A thread that runs steps as long as there are sequences.
 pub(crate) struct Lane {
-    options: LaneOptions,
+    pub(super) options: LaneOptions,
+    pub(super) experts: Box<dyn Experts>,
+    pub(super) sequences: BTreeMap<SequenceId, Sequence>,
     runtime: Rc<Runtime>,
-    experts: Box<dyn Experts>,
-    submissions: mpsc::Receiver<Submission>,
-    sequences: BTreeMap<SequenceId, Sequence>,
+    messages: mpsc::Receiver<Message>,
+    status: EngineStatus,
     next_id: SequenceId,
 }
 
@@ -49,7 +51,8 @@ impl Lane {
         options: LaneOptions,
         connect: impl FnOnce(Rc<Runtime>) -> Box<dyn Experts> + Send + 'static,
     ) -> Result<(EngineHandle, JoinHandle<()>), Error> {
-        let (handle, submissions) = EngineHandle::new();
+        let status = EngineStatus::new();
+        let (handle, messages) = EngineHandle::new(status.clone());
         // A single-threaded runtime: with more threads every round trip to a node takes longer.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -59,7 +62,7 @@ impl Lane {
             let runtime = Rc::new(runtime);
             let experts = connect(Rc::clone(&runtime));
             let sequences = BTreeMap::new();
-            Self { options, runtime, experts, submissions, sequences, next_id: 0 }.run();
+            Self { options, experts, sequences, runtime, messages, status, next_id: 0 }.run();
         };
         let thread = std::thread::Builder::new()
             .name("lane-0".into())
@@ -71,20 +74,26 @@ impl Lane {
     fn run(&mut self) {
         while !self.options.stop.is_cancelled() {
             if self.options.scheduler.is_idle() {
-                let Some(submission) = self.wait() else { return };
-                self.add(submission);
+                self.status.publish(self.options.scheduler.occupancy());
+                self.status.progress(false);
+                let Some(message) = self.wait() else { return };
+                self.receive(message);
+                self.status.progress(true);
             }
-            while let Ok(submission) = self.submissions.try_recv() {
-                self.add(submission);
+            while let Ok(message) = self.messages.try_recv() {
+                self.receive(message);
             }
             self.drop_abandoned();
             let plan = self.options.scheduler.plan();
+            self.status.publish(self.options.scheduler.occupancy());
             if plan.is_empty() {
                 continue;
             }
             if let Err(error) = self.step(&plan) {
                 self.fail(&plan, &error);
             }
+            self.status.step_ended();
+            self.status.progress(true);
         }
         for sequence in self.sequences.values_mut() {
             sequence.fail(Failure::Unavailable("this router is shutting down".into()));
@@ -92,30 +101,46 @@ impl Lane {
     }
 
     /// Sleeps until there is something to do; connections are served meanwhile.
-    fn wait(&mut self) -> Option<Submission> {
-        let (experts, submissions) = (&mut self.experts, &mut self.submissions);
+    fn wait(&mut self) -> Option<Message> {
+        let (experts, messages) = (&mut self.experts, &mut self.messages);
         let next = poll_fn(|cx| {
             experts.poll_idle(cx);
-            submissions.poll_recv(cx)
+            messages.poll_recv(cx)
         });
         let stop = &self.options.stop;
         self.runtime.block_on(async { stop.run_until_cancelled(next).await.flatten() })
     }
 
-    fn add(&mut self, submission: Submission) {
-        let Submission { request, events } = submission;
-        let id = self.next_id;
-        self.next_id += 1;
-        let prompt = request.prompt.len();
-        let longest = prompt + request.stopping.max_tokens.get() as usize;
-        let mut sequence = Sequence::new(request, events, self.options.tokenizer.clone());
-        if longest > self.options.scheduler.capacity_tokens() {
-            // The API checks this first; a sequence that can never run must not block the queue.
-            sequence.fail(Failure::Internal(format!("{longest} tokens never fit the KV cache")));
-            return;
+    fn receive(&mut self, message: Message) {
+        match message {
+            Message::Submit(submission) => self.add(submission),
+            Message::ResetPrefixCache(answer) => {
+                // Whoever asked may have gone.
+                let _ = answer.send(self.options.scheduler.forget_prefixes());
+            }
         }
-        self.options.scheduler.add(id, prompt, longest);
-        self.sequences.insert(id, sequence);
+    }
+
+    fn add(&mut self, submission: Submission) {
+        let Submission { request, events, waiting } = submission;
+        let longest = request.prompt.len() + request.stopping.max_tokens;
+        let scheduler = &mut self.options.scheduler;
+        for index in 0..request.n {
+            let id = self.next_id;
+            self.next_id += 1;
+            let of_request = (Arc::clone(&request), index);
+            let tokenizer = self.options.tokenizer.clone();
+            let mut sequence =
+                Sequence::new(of_request, events.clone(), Arc::clone(&waiting), tokenizer);
+            if longest > scheduler.capacity_tokens() {
+                // The API checks this first; a sequence that can never run must not block the queue.
+                let what = format!("{longest} tokens never fit the KV cache");
+                sequence.fail(Failure::Internal(what));
+                return;
+            }
+            scheduler.add(id, sequence.arrival(scheduler.block_tokens()));
+            self.sequences.insert(id, sequence);
+        }
     }
 
     fn drop_abandoned(&mut self) {
@@ -128,86 +153,8 @@ impl Lane {
     }
 
     /// Takes a sequence out of the queue and frees its blocks.
-    fn remove(&mut self, id: SequenceId) -> Option<Sequence> {
+    pub(super) fn remove(&mut self, id: SequenceId) -> Option<Sequence> {
         self.options.scheduler.remove(id);
         self.sequences.remove(&id)
-    }
-
-    /// Computes one step and moves every sequence of it on.
-    fn step(&mut self, plan: &[Work]) -> Result<(), Error> {
-        let batch = self.batch(plan);
-        // A step of several sequences can be in one trace only: the first one's that has one.
-        let sequences = plan.iter().filter_map(|work| self.sequences.get(&work.id));
-        self.experts.set_trace(sequences.filter_map(Sequence::trace).next());
-        let options = &mut self.options;
-        let (logits, routes) =
-            options.model.forward(&batch, &mut options.cache, self.experts.as_mut())?;
-        let mut rows = 0..;
-        let mut sampled = 0;
-        for work in plan {
-            let Some(sequence) = self.sequences.get_mut(&work.id) else { continue };
-            for row in rows.by_ref().take(work.tokens) {
-                if sequence.wants_routes() {
-                    sequence.keep_routes(routes.of_row(row));
-                }
-            }
-            if !work.samples {
-                continue;
-            }
-            let next = sequence.advance(logits.row(sampled));
-            sampled += 1;
-            self.options.scheduler.extend(work.id);
-            if next == Next::Ended {
-                self.remove(work.id);
-            }
-        }
-        Ok(())
-    }
-
-    fn batch<'a>(&self, plan: &'a [Work]) -> ForwardBatch<'a> {
-        let block_tokens = self.options.scheduler.block_tokens();
-        let mut batch = ForwardBatch {
-            token_ids: Vec::new(),
-            positions: Vec::new(),
-            slots: Vec::new(),
-            sequences: Vec::new(),
-            sampled_rows: Vec::new(),
-            wants_routes: false,
-        };
-        for work in plan {
-            let Some(sequence) = self.sequences.get(&work.id) else { continue };
-            batch.sequences.push(SequenceSpan {
-                first_row: batch.token_ids.len(),
-                rows: work.tokens,
-                first_position: work.first_position,
-                blocks: &work.blocks,
-            });
-            for position in work.first_position..work.first_position + work.tokens {
-                let block = work.blocks[position / block_tokens] as usize;
-                batch.token_ids.push(sequence.token(position));
-                batch.positions.push(position as u32);
-                batch.slots.push((block * block_tokens + position % block_tokens) as u32);
-            }
-            if work.samples {
-                batch.sampled_rows.push(batch.token_ids.len() as u32 - 1);
-            }
-            batch.wants_routes |= sequence.wants_routes();
-        }
-        batch
-    }
-
-    /// Ends the sequences of a step that could not be computed.
-    fn fail(&mut self, plan: &[Work], error: &Error) {
-        let text = error_chain(error);
-        tracing::error!(sequences = plan.len(), error = text, "a step failed");
-        let failure = match error {
-            Error::ExpertsUnavailable { .. } | Error::Transport(_) => Failure::Unavailable(text),
-            _ => Failure::Internal(text),
-        };
-        for work in plan {
-            if let Some(mut sequence) = self.remove(work.id) {
-                sequence.fail(failure.clone());
-            }
-        }
     }
 }

@@ -2,8 +2,11 @@
 
 pub(crate) use handle::{EngineHandle, Events, Refused};
 pub(crate) use lane::{Lane, LaneOptions};
+pub(crate) use status::EngineStatus;
 
 mod handle;
 mod lane;
+mod step;
 mod sequence;
 mod stop_matcher;
+mod status;

@@ -3,6 +3,7 @@
 use guildhall_kernels::{Device, Routes, SequenceSpan, Tensor};
 
 /// The tokens of one step: some rows of each of several sequences, one sequence after another.
+#[derive(Default)]
 pub(crate) struct ForwardBatch<'a> {
     /// [tokens]
     pub(crate) token_ids: Vec<u32>,
@@ -12,24 +13,22 @@ pub(crate) struct ForwardBatch<'a> {
     pub(crate) slots: Vec<u32>,
     /// Which rows belong together.
     pub(crate) sequences: Vec<SequenceSpan<'a>>,
-    /// The rows whose logits are wanted, ascending.
-    pub(crate) sampled_rows: Vec<u32>,
     /// Whether to keep the chosen experts of every row.
     pub(crate) wants_routes: bool,
 }
 
-/// The logits of the sampled rows: [sampled, vocab].
-pub(crate) struct SampledRows {
+/// The logits of some rows: [rows, vocab].
+pub(crate) struct Logits {
     logits: Vec<f32>,
     vocab_size: usize,
 }
 
-impl SampledRows {
+impl Logits {
     pub(crate) fn new(device: &Device, logits: &Tensor) -> Self {
         Self { logits: device.host(logits).into_owned(), vocab_size: logits.cols() }
     }
 
-    /// The logits of sampled row `index`.
+    /// The logits of the row at `index`.
     pub(crate) fn row(&self, index: usize) -> &[f32] {
         &self.logits[index * self.vocab_size..(index + 1) * self.vocab_size]
     }

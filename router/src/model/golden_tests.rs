@@ -87,14 +87,8 @@ impl Bench {
 
     /// One step; the logits of the last row of each part, and the experts of every row.
     fn step(&mut self, parts: &[Part<'_>]) -> (Vec<Vec<f32>>, Vec<Vec<u32>>) {
-        let mut batch = ForwardBatch {
-            token_ids: Vec::new(),
-            positions: Vec::new(),
-            slots: Vec::new(),
-            sequences: Vec::new(),
-            sampled_rows: Vec::new(),
-            wants_routes: true,
-        };
+        let mut batch = ForwardBatch { wants_routes: true, ..ForwardBatch::default() };
+        let mut last_rows = Vec::new();
         for part in parts {
             batch.sequences.push(SequenceSpan {
                 first_row: batch.token_ids.len(),
@@ -108,10 +102,11 @@ impl Bench {
                 batch.positions.push(position as u32);
                 batch.slots.push((block * BLOCK_TOKENS + position % BLOCK_TOKENS) as u32);
             }
-            batch.sampled_rows.push(batch.token_ids.len() as u32 - 1);
+            last_rows.push(batch.token_ids.len() as u32 - 1);
         }
-        let (logits, routes) =
+        let (hidden, routes) =
             self.model.forward(&batch, &mut self.cache, &mut self.experts).unwrap();
+        let logits = self.model.logits(&hidden, &last_rows).unwrap();
         let logits = (0..parts.len()).map(|index| logits.row(index).to_vec()).collect();
         let rows = 0..batch.token_ids.len();
         (logits, rows.map(|row| routes.of_row(row).collect()).collect())

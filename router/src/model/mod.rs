@@ -1,10 +1,10 @@
 //! The dense part of the model, from token ids to logits.
 
-pub(crate) use batch::{ForwardBatch, RoutesOfStep, SampledRows};
+pub(crate) use batch::{ForwardBatch, Logits, RoutesOfStep};
 pub(crate) use moe::{Experts, ExpertsCall};
 
 use guildhall_checkpoint::ModelConfig;
-use guildhall_kernels::{Device, Embedding, KvCache, Linear, RopeTable, Vector};
+use guildhall_kernels::{Device, Embedding, KvCache, Linear, RopeTable, Tensor, Vector};
 
 use crate::Error;
 use attention::AttentionBlock;
@@ -42,13 +42,13 @@ impl Model {
     }
 
     /// Runs every token of the batch through all layers; the keys and values of the new positions go into `cache`.
-    /// Returns the logits of the rows that are sampled, and the routes of all rows if they are wanted.
+    /// Returns the hidden states of all rows, [tokens, hidden], and their routes if they are wanted.
     pub(crate) fn forward(
         &self,
         batch: &ForwardBatch<'_>,
         cache: &mut KvCache,
         experts: &mut dyn Experts,
-    ) -> Result<(SampledRows, RoutesOfStep), Error> {
+    ) -> Result<(Tensor, RoutesOfStep), Error> {
         let device = &self.device;
         let eps = self.config.rms_norm_eps;
         let mut routes = RoutesOfStep::new(batch.wants_routes, self.config.moe.top_k);
@@ -62,9 +62,15 @@ impl Model {
             let h = layer.feed_forward.forward(device, &h, experts, &mut routes)?;
             device.add(&mut x, &h)?;
         }
-        let x = device.gather_rows(&x, &batch.sampled_rows)?; // [sampled, hidden]
-        let x = device.rms_norm(&x, &self.final_norm, eps)?;
-        let logits = device.linear(&x, &self.head)?; // [sampled, vocab]
-        Ok((SampledRows::new(device, &logits), routes))
+        Ok((x, routes))
+    }
+
+    /// The logits of some rows of the hidden states that [`Self::forward`] gave.
+    pub(crate) fn logits(&self, hidden: &Tensor, rows: &[u32]) -> Result<Logits, Error> {
+        let device = &self.device;
+        let x = device.gather_rows(hidden, rows)?; // [rows, hidden]
+        let x = device.rms_norm(&x, &self.final_norm, self.config.rms_norm_eps)?;
+        let logits = device.linear(&x, &self.head)?; // [rows, vocab]
+        Ok(Logits::new(device, &logits))
     }
 }

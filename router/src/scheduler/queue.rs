@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::blocks::BlockPool;
+use super::{BlockPool, PrefixHashes};
 
 /// Counts sequences in the order of their arrival.
 pub(crate) type SequenceId = u64;
@@ -16,26 +16,42 @@ pub(crate) struct Limits {
     pub(crate) max_batched_tokens: usize,
 }
 
+/// A sequence that joins the queue. Its longest form must fit [`Scheduler::capacity_tokens`].
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    /// Names of the blocks of its prompt, at least one token.
+    pub(crate) hashes: PrefixHashes,
+    /// Whether it may begin with blocks that others have computed.
+    pub(crate) reads_cache: bool,
+}
+
 /// Queues sequences and plans steps.
 ///
-/// A sequence gets room for its longest possible form when it begins to run, so it can always go on; the others wait
-/// in the order of their arrival. Every running sequence that is past its prompt gets its one token in every step;
-/// what is left of the step goes to prompts, the oldest first, in chunks.
+/// Every running sequence that is past its prompt gets its one token in every step; what is left of the step goes to
+/// prompts, the oldest first, in chunks. A sequence begins to run when there are blocks for all tokens that it has,
+/// and gets further ones as it grows. When there are none left, the youngest sequence gives its blocks up and waits
+/// again, in the order of its arrival; it computes its tokens anew later, except those that are still remembered.
+/// The oldest sequence never gives way, so somebody always advances.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     limits: Limits,
     pool: BlockPool,
+    /// In the order of arrival.
     waiting: VecDeque<Entry>,
+    /// In the order of arrival.
     running: Vec<Running>,
+    counts: Counts,
 }
 
 #[derive(Debug)]
 struct Entry {
     id: SequenceId,
-    /// Tokens that are known: the prompt, then what was generated.
-    known: usize,
-    /// Tokens that it can have at the end.
-    max_tokens: usize,
+    /// Of all tokens that are known: the prompt, then what was generated.
+    hashes: PrefixHashes,
+    reads_cache: bool,
+    prompt: usize,
+    /// Tokens of the prompt that the cache had when the sequence first began to run.
+    cached: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -43,6 +59,8 @@ struct Running {
     entry: Entry,
     /// Tokens whose keys and values are in the cache.
     computed: usize,
+    /// Blocks at the beginning that are remembered, or were found.
+    remembered: usize,
     blocks: Vec<u32>,
 }
 
@@ -54,13 +72,35 @@ pub(crate) struct Work {
     pub(crate) tokens: usize,
     /// Whether the step reaches the end of what is known, so that the next token is sampled.
     pub(crate) samples: bool,
-    /// The sequence's blocks, all of them.
-    pub(crate) blocks: Vec<u32>,
+}
+
+/// Since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    preemptions: u64,
+    queried_tokens: u64,
+    hit_tokens: u64,
+}
+
+/// How full everything is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Occupancy {
+    pub(crate) running: usize,
+    pub(crate) waiting: usize,
+    pub(crate) waiting_tokens: usize,
+    pub(crate) blocks: usize,
+    pub(crate) blocks_held: usize,
+    pub(crate) blocks_idle: usize,
+    pub(crate) block_tokens: usize,
+    pub(crate) preemptions: u64,
+    pub(crate) queried_tokens: u64,
+    pub(crate) hit_tokens: u64,
 }
 
 impl Scheduler {
     pub(crate) fn new(limits: Limits, pool: BlockPool) -> Self {
-        Self { limits, pool, waiting: VecDeque::new(), running: Vec::new() }
+        let (waiting, running) = (VecDeque::new(), Vec::new());
+        Self { limits, pool, waiting, running, counts: Counts::default() }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -73,166 +113,203 @@ impl Scheduler {
 
     /// The longest sequence that can ever run.
     pub(crate) fn capacity_tokens(&self) -> usize {
-        self.pool.capacity_tokens()
+        self.pool.total() * self.pool.block_tokens()
     }
 
-    /// Queues a sequence with `prompt` tokens that ends with at most `max_tokens`, which the pool can hold.
-    pub(crate) fn add(&mut self, id: SequenceId, prompt: usize, max_tokens: usize) {
-        debug_assert!(prompt > 0 && prompt <= max_tokens && max_tokens <= self.capacity_tokens());
-        self.waiting.push_back(Entry { id, known: prompt, max_tokens });
+    /// Queues a sequence; `id` is above every earlier one.
+    pub(crate) fn add(&mut self, id: SequenceId, arrival: Arrival) {
+        let Arrival { hashes, reads_cache } = arrival;
+        let prompt = hashes.tokens();
+        debug_assert!(prompt > 0 && prompt <= self.capacity_tokens());
+        self.waiting.push_back(Entry { id, hashes, reads_cache, prompt, cached: None });
     }
 
     /// Forgets a sequence, waiting or running, and frees its blocks.
     pub(crate) fn remove(&mut self, id: SequenceId) {
         self.waiting.retain(|entry| entry.id != id);
-        if let Some(at) = self.running.iter().position(|running| running.entry.id == id) {
-            self.pool.give_back(self.running.remove(at).blocks);
+        if let Some(at) = self.position(id) {
+            let running = self.running.remove(at);
+            self.pool.release(&running.blocks);
         }
     }
 
     /// A token was sampled for a running sequence.
-    pub(crate) fn extend(&mut self, id: SequenceId) {
-        if let Some(running) = self.running.iter_mut().find(|running| running.entry.id == id) {
-            running.entry.known += 1;
+    pub(crate) fn extend(&mut self, id: SequenceId, token: u32) {
+        if let Some(at) = self.position(id) {
+            self.running[at].entry.hashes.push(token);
         }
     }
 
-    /// The next step; what it names counts as computed from now on.
+    /// The step that was planned has been computed: its full blocks can be found from now on.
+    pub(crate) fn computed(&mut self, plan: &[Work]) {
+        for work in plan {
+            let Some(at) = self.position(work.id) else { continue };
+            let running = &mut self.running[at];
+            let full = running.computed / self.pool.block_tokens();
+            for index in running.remembered..full {
+                self.pool.remember(running.blocks[index], running.entry.hashes.full()[index]);
+            }
+            running.remembered = full;
+        }
+    }
+
+    /// The blocks of a running sequence; none of any other.
+    pub(crate) fn blocks(&self, id: SequenceId) -> &[u32] {
+        self.position(id).map_or(&[], |at| &self.running[at].blocks)
+    }
+
+    /// Tokens of the prompt that were found in the cache when the sequence began to run.
+    pub(crate) fn cached_tokens(&self, id: SequenceId) -> usize {
+        self.position(id).and_then(|at| self.running[at].entry.cached).unwrap_or(0)
+    }
+
+    /// Forgets every prefix that nobody uses; says how many blocks that were.
+    pub(crate) fn forget_prefixes(&mut self) -> usize {
+        self.pool.forget_all()
+    }
+
+    pub(crate) fn occupancy(&self) -> Occupancy {
+        let blocks = self.pool.total();
+        Occupancy {
+            running: self.running.len(),
+            waiting: self.waiting.len(),
+            waiting_tokens: self.waiting.iter().map(|entry| entry.hashes.tokens()).sum(),
+            blocks,
+            blocks_held: blocks - self.pool.available(),
+            blocks_idle: self.pool.idle(),
+            block_tokens: self.pool.block_tokens(),
+            preemptions: self.counts.preemptions,
+            queried_tokens: self.counts.queried_tokens,
+            hit_tokens: self.counts.hit_tokens,
+        }
+    }
+
+    /// The next step; what it names counts as computed for the step after. Not empty while there are sequences.
     pub(crate) fn plan(&mut self) -> Vec<Work> {
-        self.admit();
+        // Who has just given its blocks up would only get them back to lose them again.
+        if self.grow() {
+            self.admit();
+        }
         let mut room = self.limits.max_batched_tokens;
         let mut plan = Vec::new();
-        for decoding in [true, false] {
-            for running in &mut self.running {
-                let left = running.entry.known - running.computed;
-                let tokens = left.min(room);
-                if tokens > 0 && (running.computed > 0 && left == 1) == decoding {
-                    room -= tokens;
-                    plan.push(running.work(tokens));
-                }
+        let (decoding, prefilling): (Vec<_>, Vec<_>) =
+            self.running.iter_mut().partition(|running| running.is_decoding());
+        for running in decoding.into_iter().chain(prefilling) {
+            let tokens = running.left().min(room);
+            if tokens > 0 {
+                room -= tokens;
+                plan.push(running.work(tokens));
             }
         }
         plan
     }
 
-    fn admit(&mut self) {
-        while self.running.len() < self.limits.max_running {
-            let Some(next) = self.waiting.front() else { return };
-            // Nobody overtakes: a long sequence would wait for ever behind short ones.
-            let Some(blocks) = self.pool.take(next.max_tokens) else { return };
-            if let Some(entry) = self.waiting.pop_front() {
-                self.running.push(Running { entry, computed: 0, blocks });
+    /// Gives every running sequence the blocks for all that it knows, the oldest first. Says whether nobody had to
+    /// give way.
+    fn grow(&mut self) -> bool {
+        let mut at = 0;
+        let mut all_stay = true;
+        while at < self.running.len() {
+            let running = &self.running[at];
+            let needed = self.pool.blocks_for(running.entry.hashes.tokens());
+            match self.pool.take(needed - running.blocks.len()) {
+                Some(more) => {
+                    self.running[at].blocks.extend(more);
+                    at += 1;
+                }
+                None => {
+                    all_stay = false;
+                    self.preempt_youngest();
+                }
             }
         }
+        all_stay
+    }
+
+    fn preempt_youngest(&mut self) {
+        let Some(running) = self.running.pop() else { return };
+        self.pool.release(&running.blocks);
+        self.counts.preemptions += 1;
+        let at = self.waiting.partition_point(|entry| entry.id < running.entry.id);
+        self.waiting.insert(at, running.entry);
+    }
+
+    /// Lets waiting sequences run, in the order of their arrival. Nobody overtakes: a long sequence would wait for
+    /// ever behind short ones.
+    fn admit(&mut self) {
+        let mut backlog: usize = self.running.iter().map(Running::left).sum();
+        while self.running.len() < self.limits.max_running
+            && backlog < self.limits.max_batched_tokens
+        {
+            let Some((found, blocks)) = self.room_for_next() else { return };
+            let Some(entry) = self.waiting.pop_front() else { return };
+            let running = self.start(entry, found, blocks);
+            backlog += running.left();
+            let at = self.running.partition_point(|other| other.entry.id < running.entry.id);
+            self.running.insert(at, running);
+        }
+    }
+
+    /// Takes the blocks that the next sequence needs, if there are enough: how many of them the cache had, and all.
+    fn room_for_next(&mut self) -> Option<(usize, Vec<u32>)> {
+        let next = self.waiting.front()?;
+        let known = next.hashes.tokens();
+        // At least one token is computed, because its logits are needed.
+        let useful = if next.reads_cache { (known - 1) / self.pool.block_tokens() } else { 0 };
+        let hashes = &next.hashes.full()[..useful];
+        let (mut blocks, idle) = self.pool.find(hashes);
+        if let Some(missing) = hashes.get(blocks.len()) {
+            let index = blocks.len();
+            let end = (index + 1) * self.pool.block_tokens();
+            let computes =
+                |r: &Running| r.computed < end && r.entry.hashes.full().get(index) == Some(missing);
+            // Somebody is about to compute just this block: wait a few steps and find it.
+            if self.running.iter().any(computes) {
+                return None;
+            }
+        }
+        let found = blocks.len();
+        let fresh = self.pool.blocks_for(known) - found;
+        // Everybody who runs may need a block soon, and would have to take it from somebody.
+        if fresh + idle + self.running.len() > self.pool.available() {
+            return None;
+        }
+        for &block in &blocks {
+            self.pool.hold(block);
+        }
+        blocks.extend(self.pool.take(fresh)?);
+        Some((found, blocks))
+    }
+
+    fn start(&mut self, mut entry: Entry, found: usize, blocks: Vec<u32>) -> Running {
+        let computed = found * self.pool.block_tokens();
+        if entry.cached.is_none() {
+            let cached = computed.min(entry.prompt);
+            entry.cached = Some(cached);
+            self.counts.queried_tokens += entry.prompt as u64;
+            self.counts.hit_tokens += cached as u64;
+        }
+        Running { entry, computed, remembered: found, blocks }
+    }
+
+    fn position(&self, id: SequenceId) -> Option<usize> {
+        self.running.binary_search_by_key(&id, |running| running.entry.id).ok()
     }
 }
 
 impl Running {
+    /// Tokens that are known and not computed.
+    fn left(&self) -> usize {
+        self.entry.hashes.tokens() - self.computed
+    }
+
+    fn is_decoding(&self) -> bool {
+        self.computed > 0 && self.left() == 1
+    }
+
     fn work(&mut self, tokens: usize) -> Work {
         let first_position = self.computed;
         self.computed += tokens;
-        Work {
-            id: self.entry.id,
-            first_position,
-            tokens,
-            samples: self.computed == self.entry.known,
-            blocks: self.blocks.clone(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::BTreeMap;
-
-    fn scheduler(max_running: usize, max_batched_tokens: usize, blocks: u32) -> Scheduler {
-        let limits = Limits { max_running, max_batched_tokens };
-        Scheduler::new(limits, BlockPool::new(blocks, 4))
-    }
-
-    fn step(scheduler: &mut Scheduler) -> Vec<(SequenceId, usize, usize)> {
-        let plan = scheduler.plan();
-        for work in plan.iter().filter(|work| work.samples) {
-            scheduler.extend(work.id);
-        }
-        plan.into_iter().map(|work| (work.id, work.first_position, work.tokens)).collect()
-    }
-
-    #[test]
-    fn decodes_come_first_and_prompts_fill_the_step_in_chunks() {
-        let mut scheduler = scheduler(8, 6, 100);
-        scheduler.add(1, 4, 20);
-        assert_eq!(step(&mut scheduler), [(1, 0, 4)]);
-        scheduler.add(2, 8, 20);
-        scheduler.add(3, 2, 20);
-        assert_eq!(step(&mut scheduler), [(1, 4, 1), (2, 0, 5)]);
-        assert_eq!(step(&mut scheduler), [(1, 5, 1), (2, 5, 3), (3, 0, 2)]);
-        assert_eq!(step(&mut scheduler), [(1, 6, 1), (2, 8, 1), (3, 2, 1)]);
-    }
-
-    #[test]
-    fn a_sequence_without_room_waits_and_is_not_overtaken() {
-        let mut scheduler = scheduler(8, 100, 5);
-        scheduler.add(1, 4, 12);
-        scheduler.add(2, 4, 16);
-        scheduler.add(3, 1, 4);
-        assert_eq!(step(&mut scheduler), [(1, 0, 4)]);
-        scheduler.remove(1);
-        assert_eq!(step(&mut scheduler), [(2, 0, 4), (3, 0, 1)]);
-    }
-
-    #[test]
-    fn a_waiting_sequence_can_leave() {
-        let mut scheduler = scheduler(1, 100, 5);
-        scheduler.add(1, 1, 4);
-        scheduler.add(2, 1, 4);
-        assert_eq!(step(&mut scheduler), [(1, 0, 1)]);
-        scheduler.remove(2);
-        scheduler.remove(1);
-        assert!(scheduler.is_idle() && scheduler.pool.n_free() == 5);
-    }
-
-    proptest! {
-        /// Every sequence ends, in steps within the limits, with each of its positions computed once and in order.
-        #[test]
-        fn nobody_starves_and_no_block_is_lost(
-            sequences in prop::collection::vec((1usize..30, 1usize..20, 0usize..12), 1..12),
-            max_running in 1usize..6, max_batched_tokens in 6usize..40, blocks in 13u32..40,
-        ) {
-            let mut scheduler = scheduler(max_running, max_batched_tokens, blocks);
-            let mut left: BTreeMap<SequenceId, (usize, usize)> = BTreeMap::new();
-            let mut next_position: BTreeMap<SequenceId, usize> = BTreeMap::new();
-            let mut steps = 0;
-            for (id, &(prompt, generate, _)) in (0..).zip(&sequences) {
-                left.insert(id, (prompt, generate));
-                scheduler.add(id, prompt, prompt + generate);
-            }
-            while !scheduler.is_idle() {
-                steps += 1;
-                prop_assert!(steps < 2_000, "no progress");
-                let plan = scheduler.plan();
-                prop_assert!(plan.len() <= max_running);
-                prop_assert!(plan.iter().map(|w| w.tokens).sum::<usize>() <= max_batched_tokens);
-                let mut used: Vec<u32> = plan.iter().flat_map(|w| w.blocks.clone()).collect();
-                used.sort_unstable();
-                prop_assert!(used.windows(2).all(|pair| pair[0] != pair[1]), "a shared block");
-                for work in plan {
-                    let position = next_position.entry(work.id).or_default();
-                    prop_assert_eq!(work.first_position, *position);
-                    *position += work.tokens;
-                    prop_assert!(work.blocks.len() * 4 >= *position);
-                    if !work.samples { continue; }
-                    let (_, generate) = left.get_mut(&work.id).unwrap();
-                    *generate -= 1;
-                    scheduler.extend(work.id);
-                    // Some clients leave early.
-                    let leaves = sequences[work.id as usize].2 == *generate;
-                    if *generate == 0 || leaves { scheduler.remove(work.id); }
-                }
-            }
-            prop_assert_eq!(scheduler.pool.n_free(), blocks as usize);
-        }
+        Work { id: self.entry.id, first_position, tokens, samples: self.left() == 0 }
     }
 }

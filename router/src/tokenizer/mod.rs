@@ -1,13 +1,30 @@
-//! Text to tokens, and tokens to text one at a time.
+//! Text to tokens, and tokens to text.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::Error;
+pub(crate) use detokenizer::Detokenizer;
+pub(crate) use pieces::Pieces;
+
+mod detokenizer;
+mod pieces;
 
 /// The tokenizer of the model, shared by all requests.
 #[derive(Clone)]
-pub(crate) struct Tokenizer(Arc<tokenizers::Tokenizer>);
+pub(crate) struct Tokenizer {
+    text: Arc<tokenizers::Tokenizer>,
+    pieces: Arc<Pieces>,
+}
+
+/// Whether a text gets the special tokens that the tokenizer adds by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AddSpecial {
+    /// A plain text does.
+    Yes,
+    /// What a chat template wrote has them already.
+    No,
+}
 
 impl Tokenizer {
     /// Reads tokenizer.json; `None` if the model has none, in which case prompts must be token ids.
@@ -21,69 +38,30 @@ impl Tokenizer {
             path: path.display().to_string(),
             what: e.to_string(),
         };
-        Ok(Some(Self(Arc::new(read.map_err(failed)?))))
+        Ok(Some(Self::new(read.map_err(failed)?)))
     }
 
-    /// The tokens of a text, with the special tokens that the tokenizer adds by itself.
-    pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
-        let encoded = self.0.encode_fast(text, true).map_err(|e| e.to_string())?;
+    fn new(text: tokenizers::Tokenizer) -> Self {
+        let pieces = Arc::new(Pieces::of(&text));
+        Self { text: Arc::new(text), pieces }
+    }
+
+    /// The tokens of a text.
+    pub(crate) fn encode(&self, text: &str, special: AddSpecial) -> Result<Vec<u32>, String> {
+        let add = special == AddSpecial::Yes;
+        let encoded = self.text.encode_fast(text, add).map_err(|e| e.to_string())?;
         Ok(encoded.get_ids().to_vec())
     }
 
-    fn decode(&self, ids: &[u32]) -> String {
+    /// The text of tokens, with or without special ones.
+    pub(crate) fn decode(&self, ids: &[u32], show_special: bool) -> String {
         // Ids that the tokenizer does not know are left out; there is nothing to show for them.
-        self.0.decode(ids, true).unwrap_or_default()
-    }
-}
-
-/// Tokens of context that decide how the next one is spelled (a leading space, a joined character).
-const CONTEXT: usize = 5;
-
-/// Tokens that a character can take: one for each of its bytes.
-const LONGEST_CHARACTER: usize = 4;
-
-/// Turns tokens into text one at a time, and never emits a part of a character.
-pub(crate) struct Detokenizer {
-    tokenizer: Option<Tokenizer>,
-    /// The last tokens of the prompt, then what was generated since they were needed.
-    ids: Vec<u32>,
-    /// `ids[..emitted]` is text that has been emitted.
-    emitted: usize,
-}
-
-impl Detokenizer {
-    /// Continues after `prompt`.
-    pub(crate) fn new(tokenizer: Option<Tokenizer>, prompt: &[u32]) -> Self {
-        let ids = prompt[prompt.len().saturating_sub(CONTEXT)..].to_vec();
-        Self { tokenizer, emitted: ids.len(), ids }
+        self.text.decode(ids, !show_special).unwrap_or_default()
     }
 
-    /// The text that `token` completes; empty while a character is unfinished.
-    pub(crate) fn push(&mut self, token: u32) -> String {
-        self.ids.push(token);
-        self.advance(false)
-    }
-
-    /// What is left at the end of the sequence, a broken character included.
-    pub(crate) fn finish(&mut self) -> String {
-        self.advance(true)
-    }
-
-    fn advance(&mut self, at_end: bool) -> String {
-        let Some(tokenizer) = &self.tokenizer else { return String::new() };
-        let before = tokenizer.decode(&self.ids[..self.emitted]);
-        let now = tokenizer.decode(&self.ids);
-        let pending = self.ids.len() - self.emitted;
-        let unfinished = now.ends_with(char::REPLACEMENT_CHARACTER);
-        if unfinished && !at_end && pending < LONGEST_CHARACTER {
-            return String::new();
-        }
-        // A prompt that ends within a character is spelled differently once the character is whole.
-        let same = before.chars().zip(now.chars()).take_while(|(a, b)| a == b);
-        let text = now[same.map(|(a, _)| a.len_utf8()).sum()..].to_owned();
-        self.ids.drain(..self.ids.len().saturating_sub(CONTEXT));
-        self.emitted = self.ids.len();
-        text
+    /// What each token stands for.
+    pub(crate) fn pieces(&self) -> &Pieces {
+        &self.pieces
     }
 }
 
@@ -116,7 +94,7 @@ mod tests {
                       "continuing_subword_prefix": null, "end_of_word_suffix": null,
                       "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []},
         });
-        Tokenizer(Arc::new(serde_json::from_value(json).unwrap()))
+        Tokenizer::new(serde_json::from_value(json).unwrap())
     }
 
     #[derive(serde::Deserialize)]
@@ -138,9 +116,9 @@ mod tests {
         let golden = std::fs::read(root.join("tests/golden/demo.json")).unwrap();
         let golden: Golden = serde_json::from_slice(&golden).unwrap();
         for expected in golden.texts {
-            let ids = tokenizer.encode(&expected.text).unwrap();
+            let ids = tokenizer.encode(&expected.text, AddSpecial::Yes).unwrap();
             assert_eq!(ids, expected.token_ids, "{:?}", expected.text);
-            let mut detokenizer = Detokenizer::new(Some(tokenizer.clone()), &[]);
+            let mut detokenizer = Detokenizer::new(Some(tokenizer.clone()), false, &[]);
             let mut text: String = ids.iter().map(|&id| detokenizer.push(id)).collect();
             text.push_str(&detokenizer.finish());
             assert_eq!(text, expected.decoded, "{:?}", expected.text);
@@ -149,8 +127,8 @@ mod tests {
 
     fn check(prompt: &str, bytes: &[u8], expected: &[&str], rest: &str) {
         let tokenizer = byte_tokenizer();
-        let prompt = tokenizer.encode(prompt).unwrap();
-        let mut detokenizer = Detokenizer::new(Some(tokenizer), &prompt);
+        let prompt = tokenizer.encode(prompt, AddSpecial::Yes).unwrap();
+        let mut detokenizer = Detokenizer::new(Some(tokenizer), false, &prompt);
         let texts: Vec<String> =
             bytes.iter().map(|&byte| detokenizer.push(u32::from(byte))).collect();
         assert_eq!(texts, expected);
@@ -171,7 +149,33 @@ mod tests {
 
     #[test]
     fn without_a_tokenizer_there_is_no_text() {
-        let mut detokenizer = Detokenizer::new(None, &[1, 2]);
+        let mut detokenizer = Detokenizer::new(None, false, &[1, 2]);
         assert_eq!((detokenizer.push(3), detokenizer.finish()), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn pieces_of_a_text_joined_are_its_bytes() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let demo = Tokenizer::open(&root.join("../models/demo")).unwrap().unwrap();
+        for tokenizer in [demo, byte_tokenizer()] {
+            for text in ["The price is 3 €.", " a\n\tb  c", "🦀é"] {
+                let ids = tokenizer.encode(text, AddSpecial::Yes).unwrap();
+                let bytes: Vec<u8> =
+                    ids.iter().flat_map(|&id| tokenizer.pieces().get(id).bytes.clone()).collect();
+                assert_eq!(bytes, text.as_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn special_tokens_are_known_as_such() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let tokenizer = Tokenizer::open(&root.join("../models/demo")).unwrap().unwrap();
+        let ids = tokenizer.encode("<|im_start|>user", AddSpecial::No).unwrap();
+        let piece = tokenizer.pieces().get(ids[0]);
+        assert!(piece.special && piece.bytes == b"<|im_start|>");
+        assert!(!tokenizer.pieces().get(ids[1]).special);
+        assert_eq!(tokenizer.decode(&ids, true), "<|im_start|>user");
+        assert_eq!(tokenizer.decode(&ids, false), "user");
     }
 }

@@ -1,220 +1,160 @@
-//! From a wire request to a domain request: every field is checked and named.
+//! From what a client asks for to a domain request: every field is checked and named.
 
-use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
 
+use guildhall_chat::ToolFormat;
 use guildhall_proto::v1;
-use tonic::Status;
 
-use super::ServedModel;
-use crate::request::{Outputs, Request, Sampling, Stopping};
+use super::ask::{Ask, Conversation};
+use super::refusal::{Refusal, RefusalKind};
+use super::served_model::ServedModel;
+use crate::constraint::Form;
+use crate::request::Request;
+use crate::tokenizer::AddSpecial;
 
-/// Most of the most probable tokens that can be asked for.
-const MAX_TOP_LOGPROBS: u32 = 1024;
-/// Most stop texts of a request, and the longest one in bytes.
-const MAX_STOPS: usize = 64;
-const MAX_STOP_BYTES: usize = 1024;
-/// Most stop tokens of a request.
-const MAX_STOP_TOKENS: usize = 1024;
-/// Longest request id in bytes.
-const MAX_REQUEST_ID: usize = 256;
+mod chat;
+mod fields;
+#[cfg(test)]
+mod tests;
 
-fn invalid(field: &str, what: impl std::fmt::Display) -> Status {
-    Status::invalid_argument(format!("{field}: {what}"))
+/// Longest request id and salt in bytes.
+const MAX_NAME: usize = 256;
+/// Most sequences of one request.
+const MAX_N: u32 = 128;
+/// Longest time that a client may ask for.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// A request that can be computed.
+pub(crate) struct Checked {
+    pub(crate) request: Request,
+    pub(crate) timeout: Option<Duration>,
+    /// How tools are called in the answer, if the model was shown any.
+    pub(crate) tools: Option<ToolFormat>,
 }
 
-/// Checks a request against the model.
-pub(super) fn request(model: &ServedModel, wire: v1::GenerateRequest) -> Result<Request, Status> {
+/// How many sequences a request asks for.
+pub(crate) fn n(wire: &v1::GenerateRequest) -> Result<usize, Refusal> {
+    match wire.n {
+        0 => Ok(1),
+        n if n <= MAX_N => Ok(n as usize),
+        n => Err(Refusal::invalid("n", format!("{n} is over {MAX_N}"))),
+    }
+}
+
+/// Checks a request against the model. Takes milliseconds for a long text or a large schema.
+pub(crate) fn request(model: &ServedModel, ask: Ask) -> Result<Checked, Refusal> {
+    let Ask { mut wire, conversation, timeout, trace } = ask;
     if !wire.model.is_empty() && wire.model != model.name {
-        let known = &model.name;
-        return Err(Status::not_found(format!("model: {:?} is not {known:?}", wire.model)));
+        let what = format!("the model {:?} is not {:?}", wire.model, model.name);
+        return Err(Refusal::new(RefusalKind::UnknownModel, what));
     }
-    if wire.request_id.len() > MAX_REQUEST_ID {
-        return Err(invalid("request_id", format!("over {MAX_REQUEST_ID} bytes")));
+    for (field, name) in [("request_id", &wire.request_id), ("cache_salt", &wire.cache_salt)] {
+        if name.len() > MAX_NAME {
+            return Err(Refusal::invalid(field, format!("over {MAX_NAME} bytes")));
+        }
     }
-    let prompt = prompt(model, wire.prompt)?;
-    let room = model.max_model_len.saturating_sub(prompt.len());
-    let Some(room) = u32::try_from(room).ok().and_then(NonZeroU32::new) else {
-        let (given, limit) = (prompt.len(), model.max_model_len);
-        return Err(invalid("prompt", format!("{given} tokens leave no room within {limit}")));
+    let n = n(&wire)?;
+    let mut form = fields::form(wire.constraint.take().unwrap_or_default())?;
+    let mut tools = None;
+    let prompt = match (conversation, wire.prompt.take()) {
+        (Some(conversation), _) => {
+            let prompt = chat::prompt(model, conversation, "")?;
+            tools = prompt.tools;
+            form = merge(form, prompt.forced)?;
+            prompt.tokens
+        }
+        (None, Some(v1::generate_request::Prompt::Chat(chat))) => {
+            let conversation = Conversation::try_from(chat)
+                .map_err(|(field, what)| Refusal::invalid(format!("chat.{field}"), what))?;
+            let prompt = chat::prompt(model, conversation, "chat.")?;
+            tools = prompt.tools;
+            form = merge(form, prompt.forced)?;
+            prompt.tokens
+        }
+        (None, Some(v1::generate_request::Prompt::Text(text))) => {
+            encode(model, &text, AddSpecial::Yes)?
+        }
+        (None, Some(v1::generate_request::Prompt::TokenIds(ids))) => ids.ids,
+        (None, None) => {
+            return Err(Refusal::invalid("prompt", "no text, token_ids or chat is given"));
+        }
     };
+    check_prompt(model, &prompt)?;
+    let outputs = fields::outputs(wire.outputs.unwrap_or_default())?;
+    let room = model.max_model_len - prompt.len();
+    let stopping = fields::stopping(model, wire.stopping.unwrap_or_default(), room)?;
+    if stopping.max_tokens == 0 && outputs.prompt_logprobs.is_none() {
+        return Err(Refusal::invalid("stopping.max_tokens", "0 leaves nothing to do"));
+    }
     let id = match wire.request_id.as_str() {
         "" => format!("gen-{:016x}", rand::random::<u64>()),
         id => id.to_owned(),
     };
-    Ok(Request {
+    let constraint = form.map(|form| fields::compile(model, &form)).transpose()?;
+    let request = Request {
         id,
-        prompt,
-        sampling: sampling(wire.sampling.unwrap_or_default())?,
-        stopping: stopping(model, wire.stopping.unwrap_or_default(), room)?,
-        outputs: outputs(wire.outputs.unwrap_or_default())?,
-        trace: None,
-    })
+        prompt: Arc::from(prompt),
+        n,
+        sampling: fields::sampling(wire.sampling.unwrap_or_default(), model.vocab_size)?,
+        stopping,
+        outputs,
+        constraint,
+        cache_salt: wire.cache_salt,
+        trace,
+    };
+    Ok(Checked { request, timeout: shortest(timeout, wire.timeout_ms)?, tools })
 }
 
-fn prompt(
+/// The tokens of a text.
+pub(crate) fn encode(
     model: &ServedModel,
-    prompt: Option<v1::generate_request::Prompt>,
-) -> Result<Vec<u32>, Status> {
-    use v1::generate_request::Prompt;
-    let (field, ids) = match prompt {
-        None => return Err(invalid("prompt", "neither text nor token_ids is given")),
-        Some(Prompt::TokenIds(ids)) => ("token_ids", ids.ids),
-        Some(Prompt::Text(text)) => {
-            let missing = || invalid("text", "this model has no tokenizer; send token_ids");
-            let tokenizer = model.tokenizer.as_ref().ok_or_else(missing)?;
-            ("text", tokenizer.encode(&text).map_err(|e| invalid("text", e))?)
-        }
-    };
+    text: &str,
+    special: AddSpecial,
+) -> Result<Vec<u32>, Refusal> {
+    let missing = || Refusal::invalid("text", "this model has no tokenizer; send token_ids");
+    let tokenizer = model.tokenizer.as_ref().ok_or_else(missing)?;
+    tokenizer.encode(text, special).map_err(|e| Refusal::invalid("text", e))
+}
+
+/// The tokens of a conversation.
+pub(crate) fn chat_tokens(
+    model: &ServedModel,
+    conversation: Conversation,
+) -> Result<Vec<u32>, Refusal> {
+    Ok(chat::prompt(model, conversation, "")?.tokens)
+}
+
+fn check_prompt(model: &ServedModel, ids: &[u32]) -> Result<(), Refusal> {
     if ids.is_empty() {
-        return Err(invalid(field, "no tokens"));
+        return Err(Refusal::invalid("prompt", "no tokens"));
     }
-    match ids.iter().position(|&id| id as usize >= model.vocab_size) {
-        Some(at) => {
-            let what = format!("token {} at {at} is not below {}", ids[at], model.vocab_size);
-            Err(invalid(field, what))
+    if let Some(at) = ids.iter().position(|&id| id as usize >= model.vocab_size) {
+        let what = format!("token {} at {at} is not below {}", ids[at], model.vocab_size);
+        return Err(Refusal::invalid("prompt", what));
+    }
+    let (given, limit) = (ids.len(), model.max_model_len);
+    if given >= limit {
+        let what = format!("{given} tokens leave no room within {limit}");
+        return Err(Refusal::invalid("prompt", what));
+    }
+    Ok(())
+}
+
+/// A forced tool call is a form of its own.
+fn merge(asked: Option<Form>, forced: Option<Form>) -> Result<Option<Form>, Refusal> {
+    match (asked, forced) {
+        (Some(_), Some(_)) => {
+            Err(Refusal::invalid("constraint", "an answer that calls a tool has its form already"))
         }
-        None => Ok(ids),
+        (asked, forced) => Ok(asked.or(forced)),
     }
 }
 
-fn sampling(wire: v1::Sampling) -> Result<Sampling, Status> {
-    let within = |field: &str, value: f32, low: f32, high: f32| {
-        if value.is_finite() && (low..=high).contains(&value) {
-            return Ok(value);
-        }
-        Err(invalid(
-            &format!("sampling.{field}"),
-            format!("{value} is not within {low} and {high}"),
-        ))
-    };
-    let top_p = within("top_p", wire.top_p.unwrap_or(1.0), 0.0, 1.0)?;
-    if top_p == 0.0 {
-        return Err(invalid("sampling.top_p", "0 would leave no token"));
+fn shortest(header: Option<Duration>, timeout_ms: u64) -> Result<Option<Duration>, Refusal> {
+    let field = (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms));
+    if field.is_some_and(|time| time > MAX_TIMEOUT) {
+        return Err(Refusal::invalid("timeout_ms", "over a day"));
     }
-    Ok(Sampling {
-        temperature: within("temperature", wire.temperature, 0.0, 100.0)?,
-        top_k: (wire.top_k > 0).then_some(wire.top_k as usize),
-        top_p,
-        min_p: within("min_p", wire.min_p, 0.0, 1.0)?,
-        seed: wire.seed.unwrap_or_else(rand::random),
-    })
-}
-
-fn stopping(model: &ServedModel, wire: v1::Stopping, room: NonZeroU32) -> Result<Stopping, Status> {
-    if wire.stop.len() > MAX_STOPS {
-        return Err(invalid("stopping.stop", format!("over {MAX_STOPS} texts")));
-    }
-    if wire.stop.iter().any(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES) {
-        let what = format!("a text is empty or over {MAX_STOP_BYTES} bytes");
-        return Err(invalid("stopping.stop", what));
-    }
-    if !wire.stop.is_empty() && model.tokenizer.is_none() {
-        return Err(invalid("stopping.stop", "this model has no tokenizer"));
-    }
-    if wire.stop_token_ids.len() > MAX_STOP_TOKENS {
-        return Err(invalid("stopping.stop_token_ids", format!("over {MAX_STOP_TOKENS}")));
-    }
-    let max_tokens = match wire.max_tokens {
-        None => room,
-        Some(n) => {
-            let n = NonZeroU32::new(n).ok_or_else(|| invalid("stopping.max_tokens", "is 0"))?;
-            n.min(room)
-        }
-    };
-    let mut stop_token_ids = wire.stop_token_ids;
-    if !wire.ignore_eos {
-        stop_token_ids.extend(&model.eos_token_ids);
-    }
-    Ok(Stopping { max_tokens, stop: wire.stop, stop_token_ids })
-}
-
-fn outputs(wire: v1::Outputs) -> Result<Outputs, Status> {
-    if wire.top_logprobs > MAX_TOP_LOGPROBS {
-        return Err(invalid("outputs.top_logprobs", format!("over {MAX_TOP_LOGPROBS}")));
-    }
-    Ok(Outputs { top_logprobs: wire.top_logprobs as usize, routed_experts: wire.routed_experts })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tonic::Code;
-
-    fn model() -> ServedModel {
-        ServedModel {
-            name: "demo".into(),
-            tokenizer: None,
-            vocab_size: 10,
-            eos_token_ids: vec![9],
-            max_model_len: 8,
-            moe_layers: vec![0],
-            top_k: 2,
-        }
-    }
-
-    fn wire() -> v1::GenerateRequest {
-        let ids = v1::TokenIds { ids: vec![1, 2, 3] };
-        v1::GenerateRequest {
-            prompt: Some(v1::generate_request::Prompt::TokenIds(ids)),
-            sampling: Some(v1::Sampling::default()),
-            stopping: Some(v1::Stopping::default()),
-            outputs: Some(v1::Outputs::default()),
-            ..Default::default()
-        }
-    }
-
-    fn check(change: impl FnOnce(&mut v1::GenerateRequest), code: Code, named: &str) {
-        let mut wire = wire();
-        change(&mut wire);
-        let status = request(&model(), wire).unwrap_err();
-        assert!(status.code() == code && status.message().contains(named), "{status:?}");
-    }
-
-    fn sampling_of(wire: &mut v1::GenerateRequest) -> &mut v1::Sampling {
-        wire.sampling.as_mut().unwrap()
-    }
-
-    fn stopping_of(wire: &mut v1::GenerateRequest) -> &mut v1::Stopping {
-        wire.stopping.as_mut().unwrap()
-    }
-
-    #[test]
-    fn absent_fields_have_their_defaults() {
-        let request = request(&model(), wire()).unwrap();
-        assert!(request.id.starts_with("gen-"));
-        assert_eq!(request.sampling.temperature, 0.0);
-        assert_eq!(request.stopping.max_tokens.get(), 5);
-        assert_eq!(request.stopping.stop_token_ids, [9]);
-    }
-
-    #[test]
-    fn eos_can_be_ignored_and_the_context_bounds_max_tokens() {
-        let mut wire = wire();
-        *stopping_of(&mut wire) =
-            v1::Stopping { ignore_eos: true, max_tokens: Some(100), ..Default::default() };
-        let stopping = request(&model(), wire).unwrap().stopping;
-        assert_eq!((stopping.max_tokens.get(), stopping.stop_token_ids), (5, vec![]));
-    }
-
-    #[test]
-    fn every_bad_field_is_named() {
-        use v1::generate_request::Prompt;
-        let ids = |ids: &[u32]| Some(Prompt::TokenIds(v1::TokenIds { ids: ids.to_vec() }));
-        let invalid = Code::InvalidArgument;
-        check(|w| w.model = "other".into(), Code::NotFound, "\"other\" is not \"demo\"");
-        check(|w| w.prompt = None, invalid, "prompt");
-        check(|w| w.prompt = ids(&[]), invalid, "token_ids: no tokens");
-        check(|w| w.prompt = ids(&[1, 10]), invalid, "token 10 at 1");
-        check(|w| w.prompt = ids(&[1; 8]), invalid, "8 tokens leave no room within 8");
-        check(|w| w.prompt = Some(Prompt::Text("a".into())), invalid, "no tokenizer");
-        check(|w| sampling_of(w).temperature = -1.0, invalid, "sampling.temperature");
-        check(|w| sampling_of(w).temperature = f32::NAN, invalid, "sampling.temperature");
-        check(|w| sampling_of(w).top_p = Some(0.0), invalid, "sampling.top_p");
-        check(|w| sampling_of(w).top_p = Some(1.5), invalid, "sampling.top_p");
-        check(|w| sampling_of(w).min_p = 2.0, invalid, "sampling.min_p");
-        check(|w| stopping_of(w).max_tokens = Some(0), invalid, "stopping.max_tokens");
-        check(|w| stopping_of(w).stop = vec![String::new()], invalid, "stopping.stop");
-        check(|w| w.outputs.as_mut().unwrap().top_logprobs = 5000, invalid, "outputs.top_logprobs");
-        check(|w| w.request_id = "x".repeat(300), invalid, "request_id");
-    }
+    Ok(header.into_iter().chain(field).min())
 }

@@ -1,0 +1,146 @@
+//! One step of a lane: from a plan to the tokens that it gives.
+
+use std::collections::BTreeMap;
+
+use guildhall_kernels::SequenceSpan;
+use guildhall_telemetry::error_chain;
+
+use super::lane::Lane;
+use super::sequence::{Next, Sequence};
+use crate::Error;
+use crate::model::{ForwardBatch, RoutesOfStep};
+use crate::request::Failure;
+use crate::scheduler::{Scheduler, SequenceId, Work};
+
+/// Rows whose logits are computed at a time: they take 4 bytes for each token of the vocabulary.
+const LOGITS_AT_A_TIME: usize = 64;
+
+/// A row whose logits are needed, and for what.
+struct WantedRow {
+    row: u32,
+    id: SequenceId,
+    /// The position of the row if its logits say how probable the prompt is.
+    scores: Option<usize>,
+    samples: bool,
+}
+
+impl Lane {
+    /// Computes one step and moves every sequence of it on.
+    pub(super) fn step(&mut self, plan: &[Work]) -> Result<(), Error> {
+        for work in plan {
+            let cached_tokens = self.options.scheduler.cached_tokens(work.id);
+            if let Some(sequence) = self.sequences.get_mut(&work.id) {
+                sequence.begin(cached_tokens);
+            }
+        }
+        // A step of several sequences can be in one trace only: the first one's that has one.
+        let sequences = plan.iter().filter_map(|work| self.sequences.get(&work.id));
+        self.experts.set_trace(sequences.filter_map(Sequence::trace).next());
+        let options = &mut self.options;
+        let batch = batch(&options.scheduler, &self.sequences, plan);
+        let (cache, experts) = (&mut options.cache, self.experts.as_mut());
+        let (hidden, routes) = options.model.forward(&batch, cache, experts)?;
+        self.options.scheduler.computed(plan);
+        self.keep_routes(plan, &routes);
+        for wanted in self.wanted_rows(plan).chunks(LOGITS_AT_A_TIME) {
+            let rows: Vec<u32> = wanted.iter().map(|wanted| wanted.row).collect();
+            let logits = self.options.model.logits(&hidden, &rows)?;
+            for (index, wanted) in wanted.iter().enumerate() {
+                self.take_logits(wanted, logits.row(index));
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_routes(&mut self, plan: &[Work], routes: &RoutesOfStep) {
+        let mut first_row = 0;
+        for work in plan {
+            let Some(sequence) = self.sequences.get_mut(&work.id) else { continue };
+            if sequence.wants_routes() {
+                for offset in 0..work.tokens {
+                    let experts = routes.of_row(first_row + offset);
+                    sequence.keep_routes(work.first_position + offset, experts);
+                }
+            }
+            first_row += work.tokens;
+        }
+    }
+
+    /// In the order of the rows.
+    fn wanted_rows(&self, plan: &[Work]) -> Vec<WantedRow> {
+        let mut wanted = Vec::new();
+        let mut first_row = 0;
+        for work in plan {
+            let Some(sequence) = self.sequences.get(&work.id) else { continue };
+            let scored = sequence.scored_positions(work.first_position, work.tokens);
+            for offset in 0..work.tokens {
+                let position = work.first_position + offset;
+                let samples = work.samples && offset + 1 == work.tokens;
+                let scores = scored.contains(&position).then_some(position);
+                if samples || scores.is_some() {
+                    let row = (first_row + offset) as u32;
+                    wanted.push(WantedRow { row, id: work.id, scores, samples });
+                }
+            }
+            first_row += work.tokens;
+        }
+        wanted
+    }
+
+    fn take_logits(&mut self, wanted: &WantedRow, logits: &[f32]) {
+        let Some(sequence) = self.sequences.get_mut(&wanted.id) else { return };
+        if let Some(position) = wanted.scores {
+            sequence.score(position, logits);
+        }
+        if !wanted.samples {
+            return;
+        }
+        match sequence.advance(logits) {
+            Next::Token(token) => self.options.scheduler.extend(wanted.id, token),
+            Next::Ended => drop(self.remove(wanted.id)),
+        }
+    }
+
+    /// Ends the sequences of a step that could not be computed.
+    pub(super) fn fail(&mut self, plan: &[Work], error: &Error) {
+        let text = error_chain(error);
+        tracing::error!(sequences = plan.len(), error = text, "a step failed");
+        let failure = match error {
+            Error::ExpertsUnavailable { .. } | Error::Transport(_) => Failure::Unavailable(text),
+            _ => Failure::Internal(text),
+        };
+        for work in plan {
+            if let Some(mut sequence) = self.remove(work.id) {
+                sequence.fail(failure.clone());
+            }
+        }
+    }
+}
+
+/// The rows of a plan, as the model takes them.
+fn batch<'a>(
+    scheduler: &'a Scheduler,
+    sequences: &BTreeMap<SequenceId, Sequence>,
+    plan: &[Work],
+) -> ForwardBatch<'a> {
+    let block_tokens = scheduler.block_tokens();
+    let mut batch = ForwardBatch::default();
+    for work in plan {
+        let Some(sequence) = sequences.get(&work.id) else { continue };
+        let blocks = scheduler.blocks(work.id);
+        batch.sequences.push(SequenceSpan {
+            first_row: batch.token_ids.len(),
+            rows: work.tokens,
+            first_position: work.first_position,
+            blocks,
+        });
+        for position in work.first_position..work.first_position + work.tokens {
+            let block = blocks[position / block_tokens] as usize;
+            batch.token_ids.push(sequence.token(position));
+            batch.positions.push(position as u32);
+            batch.slots.push((block * block_tokens + position % block_tokens) as u32);
+        }
+        batch.wants_routes |= sequence.wants_routes();
+    }
+    batch
+}
