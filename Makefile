@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 export CARGO_INCREMENTAL := 0
 
-.PHONY: help serve test check fmt bench golden demo
+.PHONY: help serve test check fmt bench soak fuzz golden demo
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,8 +12,15 @@ help: ## Say what there is
 serve: ## Start a router and three expert nodes with the demonstration model
 	cargo run --release --package guildhall-cli -- up
 
-test: check ## Everything that CI runs
+test: check target/clients ## Everything that CI runs
 	cargo test --workspace
+	target/clients/bin/pytest --quiet cli/tests/clients
+
+# Python with the clients that people use.
+target/clients: cli/tests/clients/requirements.txt
+	python3 -m venv $@
+	$@/bin/pip install --quiet --requirement $<
+	touch $@
 
 check: ## Formatting, lints, and the rules of crates/tidy
 	cargo fmt --all -- --check
@@ -33,6 +40,16 @@ bench: ## Kernels, round trips and tokens per second, each beside what it is mea
 	cargo bench --package guildhall-kernels --bench linear
 	cargo bench --package guildhall-transport --bench round_trip
 	cargo bench --package guildhall-cli --bench tokens_per_second
+	cargo bench --package guildhall-cli --bench serving
+
+soak: ## Five minutes of random load, cancels and deadlines
+	cargo test --package guildhall-cli --test soak -- --seconds 300
+
+# The flags that a fuzzer needs are not stable yet; the code is compiled as it is.
+fuzz: ## Five minutes of fuzzing for each target (needs cargo-fuzz)
+	for target in http_body grpc_request; do \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target --target-dir target/fuzz -- -max_total_time=300 -rss_limit_mb=4096; \
+	done
 
 # Python with what the scripts under models/ and router/tests/golden/ need.
 target/python: models/requirements.txt
@@ -43,6 +60,7 @@ target/python: models/requirements.txt
 golden: target/python ## Make the golden fixtures again with the reference implementation
 	target/python/bin/python router/tests/golden/make_golden.py
 	target/python/bin/python router/tests/golden/make_demo_golden.py
+	target/python/bin/python router/tests/golden/make_sampling_golden.py
 
 demo: target/python ## Train the demonstration model again
 	OMP_NUM_THREADS=1 target/python/bin/python models/training/train.py --out models/demo --seed 1

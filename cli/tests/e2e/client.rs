@@ -11,6 +11,16 @@ pub(crate) async fn connect(address: &str) -> Client {
     client.max_decoding_message_size(64 << 20)
 }
 
+/// What a router says of itself to an admin with this key.
+#[allow(dead_code, reason = "not every test crate that includes this file asks")]
+pub(crate) async fn status(admin_address: &str, key: &str) -> v1::GetStatusResponse {
+    let address = admin_address.to_owned();
+    let mut admin = v1::admin_client::AdminClient::connect(address).await.unwrap();
+    let mut request = tonic::Request::new(v1::GetStatusRequest {});
+    request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+    admin.get_status(request).await.unwrap().into_inner()
+}
+
 /// A greedy request that goes on after the end-of-sequence token.
 pub(crate) fn greedy(token_ids: &[u32], max_tokens: u32) -> v1::GenerateRequest {
     let ids = v1::TokenIds { ids: token_ids.to_vec() };
