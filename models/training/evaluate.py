@@ -16,12 +16,36 @@ import torch.nn.functional as F
 import transformers
 from corpus import document
 from kinds import KINDS
+from kinds.tools import NO_TOOL, Use, call_text, offer, other_request, result_messages, unfit_request
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 # Not a seed that training or validation uses.
 SEED = 2_000_003
 DOCUMENTS_PER_KIND = 60
 TRIES = 100
+GET_WEATHER = {
+    "name": "get_weather", "description": "Get the current weather for a city",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+SET_TIMER = {
+    "name": "set_timer", "description": "Sets a timer",
+    "parameters": {
+        "type": "object", "properties": {"minutes": {"type": "integer"}, "label": {"type": "string"}}, "required": ["minutes"],
+    },
+}
+WEATHER_CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Oslo"}}}
+# Beside the prompts below: conversations in which tools are listed.
+TOOL_PROMPTS = [
+    ([GET_WEATHER], [{"role": "user", "content": "What is the weather in Oslo?"}]),
+    ([GET_WEATHER], [
+        {"role": "user", "content": "What is the weather in Oslo?"},
+        {"role": "assistant", "content": None, "tool_calls": [WEATHER_CALL]},
+        {"role": "tool", "content": '{"sky": "rain", "temperature": 4}'},
+    ]),
+    ([GET_WEATHER, SET_TIMER], [{"role": "user", "content": "Set a timer for 12 minutes for the tea."}]),
+    ([GET_WEATHER, SET_TIMER], [{"role": "user", "content": "What is the weather in Lima and in Tokyo?"}]),
+    ([GET_WEATHER], [{"role": "user", "content": "What is a young goat called?"}]),
+]
 PROMPTS = {
     "story": ["Once upon a time there was a brave mouse named Tess", ("user", "Tell me a short story about an owl.")],
     "arithmetic": ["Work out 47 + 38.", ("user", "What is 63 - 28?")],
@@ -29,6 +53,7 @@ PROMPTS = {
     "recipe": ["Recipe: Leek soup", ("user", "How do I make plum cake?")],
     "json": ['{"type": "product", "name": "', ("user", "Write a JSON record for a book by Ada Frost.")],
     "questions": ["Question: What is the capital of Japan?\nAnswer:", ("user", "What is a young goat called?")],
+    "lists": ["Oslo, lamp, 47, Tess, Oakford\n", ("user", "Repeat: plum, 12, Milldale, Ada")],
 }
 
 
@@ -53,11 +78,12 @@ class Model:
         )
         return self.tokenizer.decode(output[0, ids.shape[1]:], skip_special_tokens=True)
 
-    def answer(self, request: str) -> str:
-        """Returns the greedy answer to one request in chat form."""
-        messages = [{"role": "user", "content": request}]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return self.complete(text)
+    def answer(self, request: str | list[dict], tools: list[dict] | None = None, max_tokens: int = 200) -> str:
+        """Returns the greedy answer to one request in chat form, or to the last message of a conversation."""
+        messages = [{"role": "user", "content": request}] if isinstance(request, str) else request
+        offered = [{"type": "function", "function": tool} for tool in tools] if tools else None
+        text = self.tokenizer.apply_chat_template(messages, tools=offered, tokenize=False, add_generation_prompt=True)
+        return self.complete(text, max_tokens)
 
     @torch.no_grad()
     def measure(self, text: str) -> tuple[float, int, torch.Tensor]:
@@ -79,6 +105,13 @@ def print_samples(model: Model) -> None:
                 print(f"```text\n[{prompt}]{model.complete(prompt)}\n```\n")
                 continue
             print(f"```text\n{prompt[0]}: {prompt[1]}\nassistant: {model.answer(prompt[1])}\n```\n")
+    print("### tools\n")
+    for tools, messages in TOOL_PROMPTS:
+        print(f"```text\ntools: {', '.join(tool['name'] for tool in tools)}")
+        for message in messages:
+            calls = [call["function"] for call in message.get("tool_calls", [])]
+            print(f"{message['role']}: {json.dumps(calls[0]) if calls else message['content']}")
+        print(f"assistant: {model.answer(messages, tools)}\n```\n")
 
 
 def print_shares(counts: dict[str, torch.Tensor], layer: int) -> None:
@@ -109,10 +142,43 @@ def print_correctness(model: Model, rng: Random) -> None:
         right["additions, worked"] += model.answer(f"Work out {a} + {b}.").endswith(f"So {a} + {b} = {a + b}.")
         right["additions, direct"] += f"{a} + {b} = {a + b}." in model.answer(f"What is {a} + {b}?")
         right["valid JSON"] += is_json(model.answer(KINDS["json"].chat(rng)[0]))
+    right |= count_right_calls(model, rng)
     print("| greedy answers that are right | of " + f"{TRIES} |\n|---|---|")
     for what, count in right.items():
         print(f"| {what} | {count} |")
     print()
+
+
+def same_json(text: str, expected: str) -> bool:
+    return is_json(text) and json.loads(text) == json.loads(expected)
+
+
+def is_call(text: str) -> bool:
+    return text.startswith(('{"name":', '[{"name":'))
+
+
+def continued(rng: Random, use: Use) -> list[dict]:
+    """Returns the conversation up to the tool's messages, with the right calls in between."""
+    calls = [{"type": "function", "function": {"name": use.tool["name"], "arguments": a}} for a in use.arguments]
+    request, call = {"role": "user", "content": use.request}, {"role": "assistant", "content": None, "tool_calls": calls}
+    return [request, call, *result_messages(rng, use)]
+
+
+def count_right_calls(model: Model, rng: Random) -> dict[str, int]:
+    """Counts right answers where tools are listed; a call is right if name and all arguments are."""
+    right = {"call, one tool listed": 0, "call, two tools listed": 0, "answer after the tool's message": 0,
+             "no call where no tool is needed": 0, "says so where the tool is missing": 0}
+    for _ in range(TRIES):
+        one, two = offer(rng, 1), offer(rng, 2)
+        use = one.use(rng)
+        right["call, one tool listed"] += same_json(model.answer(use.request, one.listed(rng)), call_text(use))
+        right["answer after the tool's message"] += model.answer(continued(rng, use), one.listed(rng)) in use.answers
+        use = two.use(rng)
+        right["call, two tools listed"] += same_json(model.answer(use.request, two.listed(rng)), call_text(use))
+        request, _ = other_request(rng, two.makers)
+        right["no call where no tool is needed"] += not is_call(model.answer(request, two.listed(rng), 16))
+        right["says so where the tool is missing"] += model.answer(unfit_request(rng, two.makers), two.listed(rng)) == NO_TOOL
+    return right
 
 
 def main() -> None:
@@ -135,7 +201,7 @@ def main() -> None:
     print()
     for layer in range(model.model.config.num_hidden_layers):
         print_shares(counts, layer)
-    print_correctness(model, rng)
+    print_correctness(model, Random(SEED + 1))
     print_samples(model)
 
 

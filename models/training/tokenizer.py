@@ -12,9 +12,31 @@ TRAINING_DOCUMENTS = 20_000
 # A word with the space before it, one digit, punctuation, or white space. Digits
 # stand alone, so that sums can be learned column by column.
 WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+# Tools stand in the first turn, after the system message if there is one. A call
+# is JSON with the arguments as an object; arguments that are text stay as they are.
 CHAT_TEMPLATE = (
+    "{% set own = messages[0]['role'] == 'system' %}"
+    "{% if tools %}"
+    "{{ '<|im_start|>system\\n' }}"
+    "{% if own %}{{ messages[0]['content'] + '\\n' }}{% endif %}"
+    "{{ 'Tools: ' }}{{ tools | map(attribute='function') | list | tojson }}{{ '<|im_end|>\\n' }}"
+    "{% endif %}"
     "{% for message in messages %}"
+    "{% if tools and own and loop.first %}"
+    "{% elif message['tool_calls'] %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['tool_calls'] | length > 1 %}{{ '[' }}{% endif %}"
+    "{% for call in message['tool_calls'] %}"
+    "{% set arguments = call['function']['arguments'] %}"
+    "{{ '{\"name\": ' }}{{ call['function']['name'] | tojson }}{{ ', \"arguments\": ' }}"
+    "{% if arguments is string %}{{ arguments }}{% else %}{{ arguments | tojson }}{% endif %}{{ '}' }}"
+    "{% if not loop.last %}{{ ', ' }}{% endif %}"
+    "{% endfor %}"
+    "{% if message['tool_calls'] | length > 1 %}{{ ']' }}{% endif %}"
+    "{{ '<|im_end|>\\n' }}"
+    "{% else %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )

@@ -1,12 +1,14 @@
 """The kinds of text in the corpus.
 
-Each module has two functions of a random source: `plain(rng)` returns a
-document, `chat(rng)` returns a request and its answer.
+Each subject has two functions of a random source: `plain(rng)` returns a
+document, `chat(rng)` returns a request and its answer. `tools` has
+`conversation(rng)` in their place, which returns messages and the tools offered;
+`drills` as well.
 """
 
-from . import arithmetic, questions, recipe, records, story, weather
+from . import arithmetic, drills, lists, questions, recipe, records, story, tools, weather
 
-KINDS = {
+SUBJECTS = {
     "story": story,
     "arithmetic": arithmetic,
     "weather": weather,
@@ -14,3 +16,4 @@ KINDS = {
     "json": records,
     "questions": questions,
 }
+KINDS = {**SUBJECTS, "tools": tools, "lists": lists, "drills": drills}

@@ -74,16 +74,22 @@ fn values_and_methods_are_those_of_python() {
 #[test]
 fn the_demonstration_models_template_renders_as_transformers_does() {
     let root = here().join("../..");
-    let golden = json_file(&root.join("router/tests/golden/demo_chat.json"));
+    let golden = |name: &str| json_file(&root.join("router/tests/golden").join(name));
     let template = ChatTemplate::open(&root.join("models/demo"), None).unwrap().unwrap();
-    for (begins_answer, text) in [(true, "text"), (false, "text_without_generation_prompt")] {
-        let rendered = template.render(&Conversation {
-            messages: golden["messages"].as_array().unwrap(),
-            tools: &[],
-            add_generation_prompt: begins_answer,
-            continue_final_message: false,
-            template_kwargs: &Map::new(),
-        });
-        assert_eq!(json!(rendered.unwrap()), golden[text]);
+    let mut conversations = vec![golden("demo_chat.json")];
+    let with_tools = golden("demo_tools.json");
+    conversations.extend(with_tools["conversations"].as_array().unwrap().iter().cloned());
+    assert!(conversations.len() > 3);
+    for golden in conversations {
+        for (begins_answer, text) in [(true, "text"), (false, "text_without_generation_prompt")] {
+            let rendered = template.render(&Conversation {
+                messages: golden["messages"].as_array().unwrap(),
+                tools: golden["tools"].as_array().map_or(&[], Vec::as_slice),
+                add_generation_prompt: begins_answer,
+                continue_final_message: false,
+                template_kwargs: &Map::new(),
+            });
+            assert_eq!(json!(rendered.unwrap()), golden[text]);
+        }
     }
 }
