@@ -4,6 +4,9 @@ pub use config::{ExpertsMode, MemorySize, RouterConfig};
 pub use error::Error;
 pub use process::run;
 
+#[cfg(fuzzing)]
+pub use api::fuzzing;
+
 mod config;
 mod process;
 mod loading;

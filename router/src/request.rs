@@ -1,8 +1,10 @@
 //! A request as the router sees it, and what comes back; wire types stop before this.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use guildhall_telemetry::TraceContext;
+use tokio_util::sync::CancellationToken;
 
 use crate::constraint::Constraint;
 
@@ -21,6 +23,10 @@ pub(crate) struct Request {
     pub(crate) constraint: Option<Constraint>,
     /// Prefixes are shared between requests of one salt only.
     pub(crate) cache_salt: String,
+    /// When its sequences end unfinished.
+    pub(crate) deadline: Option<Instant>,
+    /// Ends its sequences before the next step.
+    pub(crate) cancel: CancellationToken,
     /// The trace that the client's header named.
     pub(crate) trace: Option<TraceContext>,
 }

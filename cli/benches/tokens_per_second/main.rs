@@ -5,15 +5,14 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use guildhall_proto::v1;
 use guildhall_proto::v1::generation_client::GenerationClient;
 
-mod model;
+use support::{Cluster, model, request};
+
+#[path = "../support/mod.rs"]
+mod support;
 
 const ROUNDS: usize = 3;
 const DECODE_TOKENS: u32 = 64;
@@ -24,55 +23,6 @@ const SET_UPS: [(&str, &[&str]); 3] = [
     ("1 node", &["--expert-nodes", "1"]),
     ("3 nodes", &["--expert-nodes", "3"]),
 ];
-
-/// A running cluster; dropping it stops its processes.
-struct Cluster {
-    up: Child,
-    address: String,
-    /// Kept open, because the processes go on printing.
-    _stdout: Box<dyn Iterator<Item = String>>,
-}
-
-impl Cluster {
-    fn start(model: &Path, args: &[&str]) -> Self {
-        let mut up = Command::new(env!("CARGO_BIN_EXE_guildhall"))
-            .args(["up", "--grpc-port", "0", "--port", "0", "--model", model.to_str().unwrap()])
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(up.stdout.take().unwrap()).lines();
-        let mut lines = lines.map_while(Result::ok);
-        let router = lines.find(|line| line.contains("router ")).expect("the cluster starts");
-        let address = router.trim().trim_start_matches("router").trim().to_owned();
-        Self { up, address, _stdout: Box::new(lines) }
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        let id = self.up.id().to_string();
-        // It stops its processes itself, when asked.
-        let _ = Command::new("kill").args(["-TERM", &id]).status();
-        let _ = self.up.wait();
-    }
-}
-
-/// A request whose tokens differ from those of other streams, so that they choose other experts.
-fn request(stream: u32, prompt_tokens: u32, max_tokens: u32) -> v1::GenerateRequest {
-    let ids =
-        (0..prompt_tokens).map(|i| (i * 7919 + stream * 104_729 + 13) % model::VOCAB).collect();
-    v1::GenerateRequest {
-        prompt: Some(v1::generate_request::Prompt::TokenIds(v1::TokenIds { ids })),
-        stopping: Some(v1::Stopping {
-            max_tokens: Some(max_tokens),
-            ignore_eos: true,
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
 
 /// Tokens per second of some streams that generate at the same time, without their prompts.
 async fn decode(address: &str, streams: u32) -> f64 {
@@ -108,13 +58,12 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let model = model::make(&target);
+    let model = support::model_dir();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut results = vec![[const { Vec::new() }; 4]; SET_UPS.len()];
     for _ in 0..ROUNDS {
         for ((_, args), results) in SET_UPS.iter().zip(&mut results) {
-            let cluster = Cluster::start(&model, args);
+            let cluster = Cluster::start(&model, args, &[]);
             runtime.block_on(async {
                 decode(&cluster.address, 1).await;
                 results[0].push(decode(&cluster.address, 1).await);

@@ -1,7 +1,10 @@
 """What HTTP clients of any kind see: routes, headers, the OpenAPI document."""
 
 import json
+import socket
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import jsonschema
@@ -71,7 +74,8 @@ def test_unknown_routes_and_methods(cluster):
     assert call(f"{cluster.url}/v2/completions")[0] == 404
     status, _, text = call(f"{cluster.url}/v1/completions")
     assert status == 405 and "GET" in json.loads(text)["error"]["message"]
-    assert call(f"{cluster.url}/v1/completions", b" " * (17 << 20))[0] == 413
+    status, _, text = call(f"{cluster.url}/v1/completions", b" " * (17 << 20))
+    assert status == 413 and json.loads(text)["error"]["type"] == "invalid_request_error"
 
 
 def test_without_a_key_only_health_answers(start):
@@ -83,6 +87,27 @@ def test_without_a_key_only_health_answers(start):
         assert call(url + route)[0] == 200
     assert call(f"{url}/version", headers={"Authorization": "Bearer secret"})[0] == 200
     assert call(f"{url}/version", headers={"x-api-key": "secret"})[0] == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_makes_room_at_once(start, stream):
+    cluster = start(max_num_seqs=1, max_waiting=0)
+    body = json.dumps({"prompt": "a", "max_tokens": 1000, "ignore_eos": True, "stream": stream}).encode()
+    began = time.monotonic()
+    call(f"{cluster.url}/v1/completions", body)
+    whole = time.monotonic() - began
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    for _ in range(100):
+        with socket.create_connection(urllib.parse.urlsplit(cluster.url).netloc.split(":")) as client:
+            client.sendall(head.encode() + body)
+            time.sleep(0.02)
+            if call(f"{cluster.url}/v1/completions", {"prompt": "b", "max_tokens": 1})[0] == 429:
+                break
+    else:
+        raise AssertionError("its request was never seen to run")
+    left = time.monotonic()
+    while call(f"{cluster.url}/v1/completions", {"prompt": "b", "max_tokens": 1})[0] == 429:
+        assert time.monotonic() - left < whole / 2, "it waited for the rest of the thousand tokens"
 
 
 def resolve(document, schema):

@@ -262,6 +262,22 @@ def test_keys(start):
     refused(openai.AuthenticationError, lambda: cluster.openai(api_key="x").models.list())
 
 
+def test_a_file_of_keys_is_watched(start, tmp_path):
+    path = tmp_path / "keys"
+    path.write_text("old\n")
+    cluster = start(api_key_file=path)
+    assert cluster.openai(api_key="old").models.list()
+    path.write_text("new\nother\n")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            assert cluster.openai(api_key="other").models.list()
+            break
+        except openai.AuthenticationError:
+            time.sleep(0.1)
+    refused(openai.AuthenticationError, lambda: cluster.openai(api_key="old").models.list())
+
+
 def test_a_full_queue_refuses_with_a_time(start):
     cluster = start(max_num_seqs=1, max_waiting=0)
     client = cluster.openai()

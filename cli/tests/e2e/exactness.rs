@@ -2,8 +2,8 @@
 
 use guildhall_proto::v1;
 
-use crate::client::{Essence, collect, connect, essence, greedy};
-use crate::process::{Cluster, golden};
+use crate::client::{Essence, collect, connect, essence, greedy, status};
+use crate::process::{Cluster, demo, golden};
 
 fn requests() -> Vec<v1::GenerateRequest> {
     let prompt = |n: u32, len: u32| (0..len).map(|i| 3 + (i * 7 + n * 13) % 90).collect::<Vec<_>>();
@@ -16,7 +16,11 @@ fn sampled(prompt: &[u32]) -> v1::GenerateRequest {
 }
 
 /// All answers, one request after the other or all at once.
-async fn answers(cluster: &Cluster, at_once: bool) -> Vec<Essence> {
+async fn answers(
+    cluster: &Cluster,
+    requests: Vec<v1::GenerateRequest>,
+    at_once: bool,
+) -> Vec<Essence> {
     let client = connect(&cluster.address).await;
     let ask = |request: v1::GenerateRequest| {
         let mut client = client.clone();
@@ -27,13 +31,13 @@ async fn answers(cluster: &Cluster, at_once: bool) -> Vec<Essence> {
     };
     let mut answers = Vec::new();
     if at_once {
-        let tasks: Vec<_> = requests().into_iter().map(ask).collect();
+        let tasks: Vec<_> = requests.into_iter().map(ask).collect();
         for task in tasks {
             answers.push(task.await.unwrap());
         }
         return answers;
     }
-    for request in requests() {
+    for request in requests {
         answers.push(ask(request).await.unwrap());
     }
     answers
@@ -42,18 +46,55 @@ async fn answers(cluster: &Cluster, at_once: bool) -> Vec<Essence> {
 async fn check(case: &str, dtype: &str) {
     let model = golden(case);
     let local = Cluster::start(&model, dtype, 0, &[]);
-    let expected = answers(&local, false).await;
-    assert_eq!(answers(&local, true).await, expected, "{case} {dtype}: local, in a batch");
+    let expected = answers(&local, requests(), false).await;
+    assert_eq!(
+        answers(&local, requests(), true).await,
+        expected,
+        "{case} {dtype}: local, in a batch"
+    );
     for nodes in [1, 3] {
         // Steps of few tokens cut the prompts into chunks.
         for more in [&[][..], &["--max-num-batched-tokens", "8", "--max-num-seqs", "8"]] {
             let remote = Cluster::start(&model, dtype, nodes, more);
-            let alone = answers(&remote, false).await;
+            let alone = answers(&remote, requests(), false).await;
             assert_eq!(alone, expected, "{case} {dtype}: {nodes} nodes {more:?}");
-            let at_once = answers(&remote, true).await;
+            let at_once = answers(&remote, requests(), true).await;
             assert_eq!(at_once, expected, "{case} {dtype}: {nodes} nodes {more:?}, in a batch");
         }
     }
+}
+
+/// Requests without routed experts, so that they read the cache; half of them begin alike.
+fn long_requests() -> Vec<v1::GenerateRequest> {
+    let prompt = |n: u32| {
+        let alike = (0..100).map(move |i| 3 + (i * 7 + n % 2) % 90);
+        alike.chain((0..20).map(move |i| 3 + (i * 11 + n * 5) % 90)).collect::<Vec<u32>>()
+    };
+    let outputs = Some(v1::Outputs { top_logprobs: Some(4), ..Default::default() });
+    let request = |n| v1::GenerateRequest { outputs, ..sampled(&prompt(n)) };
+    let longer = |mut request: v1::GenerateRequest| {
+        request.stopping.get_or_insert_default().max_tokens = Some(100);
+        request
+    };
+    (0..10).map(request).map(longer).collect()
+}
+
+#[tokio::test]
+async fn preemption_and_found_prefixes_change_no_bit() {
+    let model = demo();
+    let roomy = Cluster::start(&model, "bf16", 2, &[]);
+    let expected = answers(&roomy, long_requests(), false).await;
+    // Blocks for 1024 tokens, and ten sequences of 220.
+    let small = ["--kv-cache-memory", "1MiB", "--max-model-len", "512"];
+    let admin = ["--admin-port", "0", "--admin-api-key", "secret"];
+    let tight = Cluster::start(&model, "bf16", 2, &[&small[..], &admin].concat());
+    for round in 0..3 {
+        let at_once = answers(&tight, long_requests(), true).await;
+        assert_eq!(at_once, expected, "round {round}");
+    }
+    let status = status(tight.admin.as_ref().unwrap(), "secret").await;
+    assert!(status.preemptions > 0 && status.prefix_hit_tokens > 0, "{status:?}");
+    assert_eq!(status.kv_blocks_used, 0, "{status:?}");
 }
 
 #[tokio::test]

@@ -15,3 +15,4 @@ mod generation;
 mod failures;
 mod life;
 mod standard_services;
+mod admin;

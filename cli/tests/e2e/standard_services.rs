@@ -72,6 +72,29 @@ async fn a_router_whose_node_is_gone_says_that_it_does_not_serve() {
 }
 
 #[tokio::test]
+async fn a_router_that_makes_no_progress_is_alive_but_not_ready() {
+    let timeouts = ["--stall-timeout", "0.5", "--expert-call-timeout", "1"];
+    let cluster = Cluster::start(&demo(), "bf16", 2, &timeouts);
+    let channel = channel(&cluster.address).await;
+    assert_eq!(status(channel.clone(), "readiness").await, ServingStatus::Serving);
+    let mut client = crate::client::connect(&cluster.address).await;
+    let request = crate::client::greedy(&[1, 2], 900);
+    let mut stream = client.generate_stream(request).await.unwrap().into_inner();
+    stream.message().await.unwrap();
+    // Nobody else has its experts.
+    cluster.nodes[0].signal("STOP");
+    while status(channel.clone(), "readiness").await == ServingStatus::Serving {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(status(channel.clone(), "liveness").await, ServingStatus::Serving);
+    cluster.nodes[0].signal("CONT");
+    while status(channel.clone(), "readiness").await != ServingStatus::Serving {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(crate::client::collect(stream).await.is_ok());
+}
+
+#[tokio::test]
 async fn one_node_may_serve_over_tcp() {
     let model = golden("olmoe");
     let node = Process::start([

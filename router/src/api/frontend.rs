@@ -89,18 +89,22 @@ impl Frontend {
         let checked_against = model.clone();
         let checked = tokio::task::spawn_blocking(move || validate::request(&checked_against, ask));
         let panicked = |e| Refusal::new(RefusalKind::Internal, format!("reading the request: {e}"));
-        let checked = checked.await.map_err(panicked)??;
-        let responses = Responses::new(model, &checked);
+        let mut checked = checked.await.map_err(panicked)??;
         let deadline = checked
             .timeout
             .map(|time| received + time.saturating_sub(ANSWER_BEFORE.min(time / 10)));
+        let entry = self.aborts.enter(&checked.request.id);
+        // The engine ends the work even if the client does not read, and nobody polls what follows.
+        checked.request.deadline = deadline.map(Instant::into_std);
+        checked.request.cancel = entry.cancel().clone();
+        let responses = Responses::new(model, &checked);
         let waiting = admission.queue(checked.request.prompt.len() * checked.request.n)?;
         let events = engine.submit(checked.request, waiting).map_err(|refused| match refused {
             Refused::Full => Refusal::new(RefusalKind::Full, "too many requests at once")
                 .retry_after(Duration::from_secs(1)),
             Refused::Stopped => Refusal::new(RefusalKind::Unavailable, "the engine has stopped"),
         })?;
-        Ok(Running::new(events, responses, deadline, &self.aborts, permit))
+        Ok(Running::new(events, responses, deadline, entry, permit))
     }
 
     fn note_request(&self) {

@@ -18,3 +18,6 @@ mod validate;
 mod running;
 mod responses;
 mod refusal;
+#[cfg(any(test, fuzzing))]
+#[allow(unreachable_pub, reason = "reached by the fuzzers only")]
+pub mod fuzzing;

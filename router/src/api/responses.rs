@@ -14,6 +14,8 @@ pub(super) struct Responses {
     model: ServedModel,
     request_id: String,
     prompt: Arc<[u32]>,
+    /// Whether what was asked for of the prompt has been told.
+    prompt_told: bool,
     outputs: Outputs,
     choices: Vec<Choice>,
     /// Of the sequences that have ended.
@@ -35,14 +37,11 @@ impl Responses {
             model: model.clone(),
             request_id: request.id.clone(),
             prompt: Arc::clone(&request.prompt),
+            prompt_told: false,
             outputs: request.outputs,
             choices: (0..request.n).map(choice).collect(),
             usage: v1::Usage { cached_tokens: u32::MAX, ..v1::Usage::default() },
         }
-    }
-
-    pub(super) fn request_id(&self) -> &str {
-        &self.request_id
     }
 
     /// How many sequences the request has.
@@ -60,8 +59,9 @@ impl Responses {
             self.count(end);
         }
         let wants_prompt = self.outputs.prompt_token_ids || self.outputs.prompt_logprobs.is_some();
-        let begins = chunk.index == 0 && wants_prompt && !self.prompt.is_empty();
-        let prompt = begins.then(|| self.take_prompt(chunk.prompt_logprobs));
+        let begins = chunk.index == 0 && wants_prompt && !self.prompt_told;
+        self.prompt_told |= begins;
+        let prompt = begins.then(|| prompt(&self.prompt, chunk.prompt_logprobs));
         let (text, tool_calls) = self.choices[chunk.index].read(chunk.text, chunk.end.is_some());
         let called = self.choices[chunk.index].calls > 0;
         let reason = chunk.end.map(|end| end.reason);
@@ -91,17 +91,17 @@ impl Responses {
         // The others find what the first one has computed; the request as a whole did not.
         self.usage.cached_tokens = self.usage.cached_tokens.min(end.cached_tokens as u32);
     }
+}
 
-    /// What was asked for of the prompt; it is told once.
-    fn take_prompt(&mut self, scored: Option<Vec<Logprobs>>) -> v1::Prompt {
-        let ids = std::mem::replace(&mut self.prompt, Arc::from([]));
-        let first = v1::TokenLogprobs::default();
-        v1::Prompt {
-            token_ids: ids.to_vec(),
-            logprobs: scored.map_or_else(Vec::new, |scored| {
-                std::iter::once(first).chain(scored.into_iter().map(to_wire)).collect()
-            }),
-        }
+/// What was asked for of the prompt.
+fn prompt(ids: &[u32], scored: Option<Vec<Logprobs>>) -> v1::Prompt {
+    // Nothing precedes the first token.
+    let first = v1::TokenLogprobs::default();
+    v1::Prompt {
+        token_ids: ids.to_vec(),
+        logprobs: scored.map_or_else(Vec::new, |scored| {
+            std::iter::once(first).chain(scored.into_iter().map(to_wire)).collect()
+        }),
     }
 }
 

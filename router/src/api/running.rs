@@ -34,8 +34,8 @@ pub(crate) struct Running {
     _permit: Permit,
 }
 
-/// Keeps a request in [`Aborts`] as long as it runs.
-struct AbortEntry {
+/// Keeps a request in [`Aborts`] as long as it runs; dropping it cancels the request.
+pub(super) struct AbortEntry {
     aborts: Aborts,
     id: String,
     token: CancellationToken,
@@ -50,11 +50,18 @@ impl Aborts {
         found.is_some()
     }
 
-    fn enter(&self, id: &str) -> AbortEntry {
+    pub(super) fn enter(&self, id: &str) -> AbortEntry {
         let token = CancellationToken::new();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(id.to_owned()).or_default().push(token.clone());
         AbortEntry { aborts: self.clone(), id: id.to_owned(), token }
+    }
+}
+
+impl AbortEntry {
+    /// What is cancelled when the request is aborted or given up.
+    pub(super) fn cancel(&self) -> &CancellationToken {
+        &self.token
     }
 }
 
@@ -77,10 +84,9 @@ impl Running {
         events: Events,
         responses: Responses,
         deadline: Option<tokio::time::Instant>,
-        aborts: &Aborts,
+        entry: AbortEntry,
         permit: Permit,
     ) -> Self {
-        let entry = aborts.enter(responses.request_id());
         Self {
             events,
             deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))),

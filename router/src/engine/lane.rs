@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use guildhall_kernels::KvCache;
 use tokio::runtime::Runtime;
@@ -83,7 +84,7 @@ impl Lane {
             while let Ok(message) = self.messages.try_recv() {
                 self.receive(message);
             }
-            self.drop_abandoned();
+            self.drop_ended();
             let plan = self.options.scheduler.plan();
             self.status.publish(self.options.scheduler.occupancy());
             if plan.is_empty() {
@@ -143,12 +144,17 @@ impl Lane {
         }
     }
 
-    fn drop_abandoned(&mut self) {
+    /// Ends sequences that nobody waits for, and those whose time is over.
+    fn drop_ended(&mut self) {
         // Each is asked once: a client may leave at any moment, and a sequence is in both places or in neither.
-        let abandoned = self.sequences.iter().filter(|(_, sequence)| sequence.is_abandoned());
-        let abandoned: Vec<SequenceId> = abandoned.map(|(id, _)| *id).collect();
-        for id in abandoned {
-            self.remove(id);
+        let now = Instant::now();
+        let over = self.sequences.iter().filter(|(_, s)| s.is_abandoned() || s.is_overdue(now));
+        let over: Vec<SequenceId> = over.map(|(id, _)| *id).collect();
+        for id in over {
+            if let Some(mut sequence) = self.remove(id) {
+                // Whoever has left hears nothing.
+                sequence.fail(Failure::DeadlineExceeded);
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use guildhall_telemetry::TraceContext;
 use tokio::sync::mpsc;
@@ -88,9 +89,14 @@ impl Sequence {
         }
     }
 
-    /// Whether the client has gone.
+    /// Whether nobody wants its answer any more.
     pub(super) fn is_abandoned(&self) -> bool {
-        self.events.is_closed()
+        self.events.is_closed() || self.request.cancel.is_cancelled()
+    }
+
+    /// Whether its time is over.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        self.request.deadline.is_some_and(|deadline| deadline <= now)
     }
 
     pub(super) fn wants_routes(&self) -> bool {
@@ -274,6 +280,7 @@ impl Sequence {
 mod tests {
     use super::*;
     use crate::request::{Outputs, Stopping};
+    use tokio_util::sync::CancellationToken;
 
     fn sequence(stopping: Stopping, outputs: Outputs) -> (Sequence, super::super::Events) {
         let request = Request {
@@ -285,6 +292,8 @@ mod tests {
             outputs,
             constraint: None,
             cache_salt: String::new(),
+            deadline: None,
+            cancel: CancellationToken::new(),
             trace: None,
         };
         let (sender, events) = mpsc::channel(8);

@@ -44,9 +44,11 @@ impl Lane {
         self.keep_routes(plan, &routes);
         for wanted in self.wanted_rows(plan).chunks(LOGITS_AT_A_TIME) {
             let rows: Vec<u32> = wanted.iter().map(|wanted| wanted.row).collect();
-            let logits = self.options.model.logits(&hidden, &rows)?;
-            for (index, wanted) in wanted.iter().enumerate() {
-                self.take_logits(wanted, logits.row(index));
+            let model = &self.options.model;
+            let logits = model.logits(&hidden, &rows)?;
+            let values = model.device().host(&logits);
+            for (wanted, logits) in wanted.iter().zip(values.chunks_exact(logits.cols())) {
+                self.take_logits(wanted, logits);
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! What goes into a forward pass and what comes out of it.
 
-use guildhall_kernels::{Device, Routes, SequenceSpan, Tensor};
+use guildhall_kernels::{Routes, SequenceSpan};
 
 /// The tokens of one step: some rows of each of several sequences, one sequence after another.
 #[derive(Default)]
@@ -15,23 +15,6 @@ pub(crate) struct ForwardBatch<'a> {
     pub(crate) sequences: Vec<SequenceSpan<'a>>,
     /// Whether to keep the chosen experts of every row.
     pub(crate) wants_routes: bool,
-}
-
-/// The logits of some rows: [rows, vocab].
-pub(crate) struct Logits {
-    logits: Vec<f32>,
-    vocab_size: usize,
-}
-
-impl Logits {
-    pub(crate) fn new(device: &Device, logits: &Tensor) -> Self {
-        Self { logits: device.host(logits).into_owned(), vocab_size: logits.cols() }
-    }
-
-    /// The logits of the row at `index`.
-    pub(crate) fn row(&self, index: usize) -> &[f32] {
-        &self.logits[index * self.vocab_size..(index + 1) * self.vocab_size]
-    }
 }
 
 /// The experts chosen in each layer, if somebody asked.

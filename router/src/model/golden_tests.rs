@@ -107,7 +107,8 @@ impl Bench {
         let (hidden, routes) =
             self.model.forward(&batch, &mut self.cache, &mut self.experts).unwrap();
         let logits = self.model.logits(&hidden, &last_rows).unwrap();
-        let logits = (0..parts.len()).map(|index| logits.row(index).to_vec()).collect();
+        let values = self.model.device().host(&logits);
+        let logits = values.chunks_exact(logits.cols()).map(<[f32]>::to_vec).collect();
         let rows = 0..batch.token_ids.len();
         (logits, rows.map(|row| routes.of_row(row).collect()).collect())
     }

@@ -1,6 +1,6 @@
 //! The dense part of the model, from token ids to logits.
 
-pub(crate) use batch::{ForwardBatch, Logits, RoutesOfStep};
+pub(crate) use batch::{ForwardBatch, RoutesOfStep};
 pub(crate) use moe::{Experts, ExpertsCall};
 
 use guildhall_checkpoint::ModelConfig;
@@ -65,12 +65,11 @@ impl Model {
         Ok((x, routes))
     }
 
-    /// The logits of some rows of the hidden states that [`Self::forward`] gave.
-    pub(crate) fn logits(&self, hidden: &Tensor, rows: &[u32]) -> Result<Logits, Error> {
+    /// The logits, [rows, vocab], of some rows of the hidden states that [`Self::forward`] gave.
+    pub(crate) fn logits(&self, hidden: &Tensor, rows: &[u32]) -> Result<Tensor, Error> {
         let device = &self.device;
         let x = device.gather_rows(hidden, rows)?; // [rows, hidden]
         let x = device.rms_norm(&x, &self.final_norm, self.config.rms_norm_eps)?;
-        let logits = device.linear(&x, &self.head)?; // [rows, vocab]
-        Ok(Logits::new(device, &logits))
+        Ok(device.linear(&x, &self.head)?)
     }
 }

@@ -129,15 +129,15 @@ impl Forbidden<'_> {
 
 /// The largest logit and the lowest id that has it; `None` for a NaN or when none is finite.
 fn argmax(logits: &[f32]) -> Option<(u32, f32)> {
-    let mut best = (0, f32::NEG_INFINITY);
-    let mut broken = false;
-    for (id, &logit) in (0..).zip(logits) {
-        broken |= logit.is_nan();
-        if logit > best.1 {
-            best = (id, logit);
-        }
+    let best = logits
+        .iter()
+        .fold(f32::NEG_INFINITY, |best, &logit| if logit > best { logit } else { best });
+    // Two simple passes are several times as fast as one that keeps the index.
+    if !best.is_finite() || logits.iter().fold(false, |broken, logit| broken | logit.is_nan()) {
+        return None;
     }
-    (best.1.is_finite() && !broken).then_some(best)
+    let id = logits.iter().position(|&logit| logit == best)?;
+    Some((id as u32, best))
 }
 
 #[cfg(test)]

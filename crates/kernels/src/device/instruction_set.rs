@@ -25,11 +25,12 @@ impl InstructionSet {
 
     /// Returns the instruction set of this processor that the kernels are fastest with.
     ///
-    /// That is never `Avx512Bf16`: where it was measured (Sapphire Rapids), multiplying pairs is as fast as widening
-    /// them for one row, and takes 1.4 times as long from eight rows on.
+    /// `Avx512Bf16` only where AMD made it. Measured: on Zen 4 a long prompt takes 0.7 times as long as with widening,
+    /// 32 sequences 0.8 times, one sequence 1.1 times; on Sapphire Rapids one row takes as long, and eight rows or
+    /// more 1.4 times.
     pub fn detect() -> Self {
-        let widening = |set: &Self| *set != Self::Avx512Bf16;
-        Self::available().into_iter().rfind(widening).unwrap_or(Self::Portable)
+        let fast = |set: &Self| *set != Self::Avx512Bf16 || is_made_by_amd();
+        Self::available().into_iter().rfind(fast).unwrap_or(Self::Portable)
     }
 
     /// Returns the instruction sets of this processor.
@@ -62,6 +63,19 @@ impl InstructionSet {
             Self::Avx512Bf16 => "avx512-bf16",
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn is_made_by_amd() -> bool {
+    // Leaf 0 of every x86-64 processor spells the maker in these registers.
+    let leaf = std::arch::x86_64::__cpuid(0);
+    let maker = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
+    maker == b"AuthenticAMD"
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_made_by_amd() -> bool {
+    false
 }
 
 impl fmt::Display for InstructionSet {

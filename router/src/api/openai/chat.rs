@@ -6,7 +6,6 @@ use async_openai::types::chat::{
     FunctionCallStream, FunctionType, Role,
 };
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
@@ -17,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::events::{self, Wanted};
 use super::requests::ChatCompletionRequest;
-use super::{begin_with, now, tokens, translate};
+use super::{Body, begin_with, now, tokens, translate};
 use crate::api::frontend::Frontend;
 use crate::api::refusal::Refusal;
 use crate::tokenizer::Tokenizer;
@@ -121,7 +120,7 @@ struct ChatDelta {
 pub(super) async fn chat_completions(
     State(frontend): State<Frontend>,
     headers: HeaderMap,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Response, Refusal> {
     let request = ChatCompletionRequest::read(&body)?;
     let wanted = Wanted::of(&request.common);

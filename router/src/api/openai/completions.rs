@@ -2,7 +2,6 @@
 
 use async_openai::types::chat::{CompletionFinishReason, CompletionUsage, Logprobs};
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
@@ -15,7 +14,7 @@ use utoipa::ToSchema;
 use super::chat::ChoiceExtensions;
 use super::events::{self, Wanted};
 use super::requests::CompletionRequest;
-use super::{begin_with, now, tokens, translate};
+use super::{Body, begin_with, now, tokens, translate};
 use crate::api::frontend::Frontend;
 use crate::api::refusal::Refusal;
 use crate::tokenizer::Tokenizer;
@@ -60,7 +59,7 @@ struct CompletionChoice {
 pub(super) async fn completions(
     State(frontend): State<Frontend>,
     headers: HeaderMap,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Response, Refusal> {
     let request = CompletionRequest::read(&body)?;
     let asks = translate::completions(&request)?;

@@ -88,13 +88,13 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// A path that is not there, or not for this method.
-pub(super) fn no_route(status: StatusCode, what: String) -> Response {
+/// What is refused before anybody looks at the body: its path, its method, its size.
+pub(super) fn refused(status: StatusCode, what: String) -> Response {
     let error = ErrorObject {
         message: what,
         r#type: "invalid_request_error".into(),
         param: None,
-        code: Some("no_route".into()),
+        code: status.canonical_reason().map(|reason| reason.to_lowercase().replace(' ', "_")),
     };
     (status, Json(ErrorBody { error })).into_response()
 }

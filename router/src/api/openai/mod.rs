@@ -2,7 +2,8 @@
 
 use std::time::SystemTime;
 
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
@@ -109,13 +110,35 @@ async fn require_key(State(keys): State<ApiKeys>, request: Request, next: Next) 
     response
 }
 
+/// A whole body, not larger than it may be.
+struct Body(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let read = Bytes::from_request(request, state).await;
+        read.map(Self).map_err(|e| errors::refused(e.status(), e.body_text()))
+    }
+}
+
 async fn not_found(uri: Uri) -> Response {
-    errors::no_route(StatusCode::NOT_FOUND, format!("there is no {}", uri.path()))
+    errors::refused(StatusCode::NOT_FOUND, format!("there is no {}", uri.path()))
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Response {
     let what = format!("{} is not for {method}", uri.path());
-    errors::no_route(StatusCode::METHOD_NOT_ALLOWED, what)
+    errors::refused(StatusCode::METHOD_NOT_ALLOWED, what)
+}
+
+/// What a body asks for on either completion route; nothing where it is refused.
+#[cfg(any(test, fuzzing))]
+pub(super) fn asks(body: &[u8]) -> Vec<Ask> {
+    let completions = requests::CompletionRequest::read(body)
+        .and_then(|request| translate::completions(&request))
+        .unwrap_or_default();
+    let chat = requests::ChatCompletionRequest::read(body).and_then(translate::chat);
+    completions.into_iter().chain(chat).collect()
 }
 
 /// Begins a request with what its headers say.

@@ -1,14 +1,13 @@
 //! `/tokenize` and `/detokenize`.
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::requests::{ChatFields, fields, object};
-use super::translate;
+use super::{Body, translate};
 use crate::api::frontend::Frontend;
 use crate::api::refusal::Refusal;
 use crate::api::validate;
@@ -54,7 +53,7 @@ pub(super) struct Detokenized {
     responses((status = 200, body = Tokenized), (status = "default", body = super::errors::ErrorBody)))]
 pub(super) async fn tokenize(
     State(frontend): State<Frontend>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Json<Tokenized>, Refusal> {
     let body = object(&body)?;
     let request: TokenizeRequest = fields(&body)?;
@@ -94,7 +93,7 @@ pub(super) async fn tokenize(
     responses((status = 200, body = Detokenized), (status = "default", body = super::errors::ErrorBody)))]
 pub(super) async fn detokenize(
     State(frontend): State<Frontend>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Json<Detokenized>, Refusal> {
     let request: DetokenizeRequest = fields(&object(&body)?)?;
     let model = &frontend.serving()?.model;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use guildhall_chat::ToolFormat;
 use guildhall_proto::v1;
+use tokio_util::sync::CancellationToken;
 
 use super::ask::{Ask, Conversation};
 use super::refusal::{Refusal, RefusalKind};
@@ -101,6 +102,8 @@ pub(crate) fn request(model: &ServedModel, ask: Ask) -> Result<Checked, Refusal>
         outputs,
         constraint,
         cache_salt: wire.cache_salt,
+        deadline: None,
+        cancel: CancellationToken::new(),
         trace,
     };
     Ok(Checked { request, timeout: shortest(timeout, wire.timeout_ms)?, tools })

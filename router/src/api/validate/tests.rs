@@ -1,28 +1,10 @@
 //! Every bad field is refused by its name.
 
-use std::sync::Arc;
-
 use super::*;
-use guildhall_chat::ChatTemplate;
 
-/// The demonstration model.
+/// The demonstration model, with a short context.
 fn demo() -> ServedModel {
-    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo");
-    let tokenizer = crate::tokenizer::Tokenizer::open(&dir).unwrap().unwrap();
-    ServedModel {
-        name: "demo".into(),
-        family: "qwen3_moe".into(),
-        grammars: Some(crate::constraint::Grammars::new(&tokenizer, &[0, 2]).unwrap()),
-        tokenizer: Some(tokenizer),
-        chat_template: ChatTemplate::open(&dir, None).unwrap().map(Arc::new),
-        tool_format: ToolFormat::Json,
-        dir,
-        vocab_size: 2048,
-        eos_token_ids: vec![0, 2],
-        max_model_len: 64,
-        moe_layers: vec![0],
-        top_k: 2,
-    }
+    ServedModel { max_model_len: 64, ..crate::api::fuzzing::demo().clone() }
 }
 
 /// A model without text.
