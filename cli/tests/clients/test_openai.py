@@ -1,11 +1,14 @@
 """The official OpenAI client against a cluster."""
 
 import json
+import pathlib
 import threading
 import time
 
 import openai
 import pytest
+
+GOLDEN = pathlib.Path(__file__).parents[3] / "router/tests/golden"
 
 ASK = [{"role": "user", "content": "What is a young goat called?"}]
 PERSON = {
@@ -211,6 +214,19 @@ def test_tools(client):
         {"role": "tool", "tool_call_id": call.id, "content": '{"sky": "rain", "temperature": 4}'},
     ]
     assert chat(client, messages=answered, tools=[WEATHER]).choices[0].message.content
+
+
+def test_conversations_go_on_like_the_reference(start):
+    """Prompt and greedy answer, token by token, with and without tools, as transformers has them in float32."""
+    client = start(dtype="f32").openai()
+    golden = [json.loads((GOLDEN / "demo_chat.json").read_text())]
+    golden += json.loads((GOLDEN / "demo_tools.json").read_text())["conversations"]
+    assert len(golden) > 3
+    for case in golden:
+        answer = chat(client, messages=case["messages"], tools=case.get("tools") or openai.NOT_GIVEN,
+                      max_tokens=len(case["continuation"]), extra_body={"return_token_ids": True})
+        assert answer.prompt_token_ids == case["token_ids"]
+        assert answer.choices[0].token_ids == case["continuation"]
 
 
 def refused(kind, call, param=None):

@@ -82,6 +82,10 @@ impl Admission {
 
     /// A place for a request of `n` sequences.
     pub(crate) fn enter(&self, n: usize) -> Result<Permit, Refusal> {
+        let limit = self.limits.sequences;
+        if n > limit {
+            return Err(Refusal::invalid("n", format!("{n} is over {limit}, all that can wait")));
+        }
         self.health.accepts().map_err(|why| {
             Refusal::new(RefusalKind::Unavailable, why).retry_after(RETRY_BETWEEN.0)
         })?;
@@ -89,7 +93,7 @@ impl Admission {
         match Arc::clone(&self.room).try_acquire_many_owned(n) {
             Ok(room) => Ok(Permit { _room: room, pace: Arc::clone(&self.pace) }),
             Err(_) => {
-                let what = format!("{} sequences are running or waiting", self.limits.sequences);
+                let what = format!("{limit} sequences are running or waiting");
                 Err(Refusal::new(RefusalKind::Full, what).retry_after(self.retry_after()))
             }
         }
@@ -152,6 +156,7 @@ mod tests {
         let refused = admission.enter(2).unwrap_err();
         assert_eq!(refused.kind, RefusalKind::Full);
         assert!(refused.retry_after.unwrap() >= Duration::from_secs(1));
+        assert_eq!(admission.enter(4).unwrap_err().field.as_deref(), Some("n"), "never");
         drop(first);
         assert!(admission.enter(3).is_ok());
         assert_eq!(admission.taken(), 0);
