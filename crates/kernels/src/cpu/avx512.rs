@@ -44,7 +44,7 @@ pub(super) fn accumulate(arithmetic: Arithmetic, operands: &Operands<'_>, sums: 
 pub(super) fn accumulate_pairs(operands: &Operands<'_>, sums: &mut [SumsOfRow]) {
     match operands.rows.len() {
         1 => pair_tiles::<1, 8>(operands, sums),
-        2 => pair_tiles::<2, 4>(operands, sums),
+        2 => pair_tiles::<2, 8>(operands, sums),
         3 => pair_tiles::<3, 4>(operands, sums),
         4 => pair_tiles::<4, 4>(operands, sums),
         5 => pair_tiles::<5, 4>(operands, sums),
