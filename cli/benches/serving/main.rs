@@ -11,7 +11,8 @@ use guildhall_proto::v1;
 use guildhall_proto::v1::generation_client::GenerationClient;
 use tonic::transport::Channel;
 
-use support::{Cluster, model, request};
+use guildhall_testkit::cluster::Up;
+use support::{model, request};
 
 mod overload;
 #[path = "../support/mod.rs"]
@@ -93,7 +94,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 async fn run() {
     let model = support::model_dir();
     let local = ["--experts", "local"];
-    let cluster = Cluster::start(&model, &local, &[]);
+    let cluster = Up::start(&model, &local, &[]);
     let client = GenerationClient::connect(cluster.address.clone()).await.unwrap();
     let expected = alone(&client).await;
     let (mut many, mut one) = (Vec::new(), Vec::new());

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use guildhall_proto::v1::generation_client::GenerationClient;
+use guildhall_testkit::cluster::Up;
 use rand::{Rng as _, SeedableRng as _};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use super::Client;
-use super::support::{Cluster, request};
+use super::support::request;
 
 const PROMPT: u32 = 32;
 const TOKENS: u32 = 32;
@@ -105,7 +106,7 @@ fn resident_mib(id: u32) -> u64 {
 }
 
 pub(crate) async fn run(model: &Path) {
-    let cluster = Cluster::start(model, &["--experts", "local"], &LIMITS);
+    let cluster = Up::start(model, &["--experts", "local"], &LIMITS);
     let client = GenerationClient::connect(cluster.address.clone()).await.unwrap();
     let warm = saturate(&client, 0).await;
     let before = resident_mib(cluster.id());

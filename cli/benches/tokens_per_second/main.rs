@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use guildhall_proto::v1::generation_client::GenerationClient;
 
-use support::{Cluster, model, request};
+use guildhall_testkit::cluster::Up;
+use support::{model, request};
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -63,7 +64,7 @@ fn main() {
     let mut results = vec![[const { Vec::new() }; 4]; SET_UPS.len()];
     for _ in 0..ROUNDS {
         for ((_, args), results) in SET_UPS.iter().zip(&mut results) {
-            let cluster = Cluster::start(&model, args, &[]);
+            let cluster = Up::start(&model, args, &[]);
             runtime.block_on(async {
                 decode(&cluster.address, 1).await;
                 results[0].push(decode(&cluster.address, 1).await);

@@ -8,8 +8,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
-use crate::client::{collect, connect, greedy, status};
-use crate::process::{Cluster, Process, demo};
+use guildhall_testkit::client::{collect, connect, greedy, status};
+use guildhall_testkit::cluster::{Cluster, demo};
+use guildhall_testkit::process::Process;
 
 const ADMIN: [&str; 4] = ["--admin-port", "0", "--admin-api-key", "secret"];
 

@@ -2,8 +2,8 @@
 
 use guildhall_proto::v1;
 
-use crate::client::{Essence, collect, connect, essence, greedy, status};
-use crate::process::{Cluster, demo, golden};
+use guildhall_testkit::client::{Essence, collect, connect, essence, greedy, status};
+use guildhall_testkit::cluster::{Cluster, demo, golden};
 
 fn requests() -> Vec<v1::GenerateRequest> {
     let prompt = |n: u32, len: u32| (0..len).map(|i| 3 + (i * 7 + n * 13) % 90).collect::<Vec<_>>();

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use guildhall_proto::v1::GenerateResponse;
 use tonic::{Code, Streaming};
 
-use crate::client::{Client, Essence, collect, connect, essence, greedy, only};
-use crate::process::{Cluster, PATIENCE, Process, demo, golden, start_node};
+use guildhall_testkit::client::{Client, Essence, collect, connect, essence, greedy, only};
+use guildhall_testkit::cluster::{Cluster, demo, golden, start_node};
+use guildhall_testkit::process::{PATIENCE, Process};
 
 const PROMPT: [u32; 4] = [10, 20, 30, 40];
 

@@ -6,8 +6,9 @@ use guildhall_proto::v1;
 use guildhall_proto::v1::FinishReason;
 use tonic::Code;
 
-use crate::client::{collect, connect, essence, greedy, only, text};
-use crate::process::{Cluster, Process, demo};
+use guildhall_testkit::client::{collect, connect, essence, greedy, only, text};
+use guildhall_testkit::cluster::{Cluster, demo};
+use guildhall_testkit::process::{Process, binary};
 
 #[tokio::test]
 async fn a_stream_says_the_same_as_a_unary_call() {
@@ -95,7 +96,7 @@ async fn bad_requests_are_refused_by_field_and_the_router_goes_on() {
 async fn the_command_line_prints_what_the_api_answers() {
     let cluster = Cluster::start(&demo(), "bf16", 3, &[]);
     let expected = connect(&cluster.address).await.generate(text("Question:", 30)).await;
-    let output = Command::new(env!("CARGO_BIN_EXE_guildhall"))
+    let output = Command::new(binary())
         .args(["generate", "--server", &cluster.address, "--max-tokens", "30", "Question:"])
         .output()
         .unwrap();

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::client::{collect, collect_after, connect, essence, greedy};
-use crate::process::{Cluster, Process, demo};
+use guildhall_testkit::client::{collect, collect_after, connect, essence, greedy};
+use guildhall_testkit::cluster::{Cluster, demo};
+use guildhall_testkit::process::{PATIENCE, Process};
 
 #[tokio::test]
 async fn a_router_that_gets_sigterm_ends_its_streams_properly() {
@@ -90,7 +91,7 @@ async fn children_do_not_outlive_an_up_that_is_killed() {
     let (mut up, children) = start_up(&[]);
     up.signal("KILL");
     up.wait();
-    let deadline = std::time::Instant::now() + crate::process::PATIENCE;
+    let deadline = std::time::Instant::now() + PATIENCE;
     while children.iter().any(|id| is_running(*id)) {
         assert!(std::time::Instant::now() < deadline, "a process was left behind");
         std::thread::sleep(Duration::from_millis(10));

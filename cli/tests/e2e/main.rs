@@ -7,8 +7,6 @@
     reason = "tests; a failure prints the processes' logs"
 )]
 
-mod process;
-mod client;
 mod reference;
 mod exactness;
 mod generation;

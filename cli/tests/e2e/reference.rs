@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::client::{connect, greedy, only, text};
-use crate::process::{Process, demo, golden};
+use guildhall_testkit::client::{connect, greedy, only, text};
+use guildhall_testkit::cluster::{demo, golden};
+use guildhall_testkit::process::Process;
 
 #[derive(Deserialize)]
 struct Golden {

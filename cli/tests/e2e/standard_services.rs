@@ -5,7 +5,9 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::process::{Cluster, Process, demo, golden};
+use guildhall_testkit::client::{collect, connect, greedy};
+use guildhall_testkit::cluster::{Cluster, demo, golden};
+use guildhall_testkit::process::Process;
 
 async fn status(channel: Channel, service: &str) -> ServingStatus {
     let request = HealthCheckRequest { service: service.into() };
@@ -77,8 +79,8 @@ async fn a_router_that_makes_no_progress_is_alive_but_not_ready() {
     let cluster = Cluster::start(&demo(), "bf16", 2, &timeouts);
     let channel = channel(&cluster.address).await;
     assert_eq!(status(channel.clone(), "readiness").await, ServingStatus::Serving);
-    let mut client = crate::client::connect(&cluster.address).await;
-    let request = crate::client::greedy(&[1, 2], 900);
+    let mut client = connect(&cluster.address).await;
+    let request = greedy(&[1, 2], 900);
     let mut stream = client.generate_stream(request).await.unwrap().into_inner();
     stream.message().await.unwrap();
     // Nobody else has its experts.
@@ -91,7 +93,7 @@ async fn a_router_that_makes_no_progress_is_alive_but_not_ready() {
     while status(channel.clone(), "readiness").await != ServingStatus::Serving {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    assert!(crate::client::collect(stream).await.is_ok());
+    assert!(collect(stream).await.is_ok());
 }
 
 #[tokio::test]
@@ -121,7 +123,7 @@ async fn one_node_may_serve_over_tcp() {
         &address,
     ];
     let router = Process::start([&["router"], &args[..]].concat());
-    let mut client = crate::client::connect(&router.line_after("listening on ")).await;
-    let answer = client.generate(crate::client::greedy(&[1, 2], 5)).await.unwrap().into_inner();
+    let mut client = connect(&router.line_after("listening on ")).await;
+    let answer = client.generate(greedy(&[1, 2], 5)).await.unwrap().into_inner();
     assert_eq!(answer.choices[0].token_ids.len(), 5);
 }

@@ -4,8 +4,8 @@ use guildhall_proto::v1;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
-use crate::client::{Essence, connect, essence};
 use crate::{proper, requests};
+use guildhall_testkit::client::{Essence, connect, essence};
 
 const REQUESTS: usize = 20;
 

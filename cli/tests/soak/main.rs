@@ -13,20 +13,13 @@ use std::time::Instant;
 
 use tokio::task::JoinSet;
 
-use admin::Admin;
 use arguments::Arguments;
 use fixed::Pool;
+use guildhall_testkit::cluster::{Cluster, demo};
 use memory::Memory;
-use process::{Cluster, demo};
 use tally::{Outcome, Tally};
 
 mod arguments;
-#[allow(dead_code, reason = "the end-to-end tests use the rest")]
-#[path = "../e2e/process.rs"]
-mod process;
-#[allow(dead_code, reason = "the end-to-end tests use the rest")]
-#[path = "../e2e/client.rs"]
-mod client;
 mod admin;
 mod requests;
 mod bad;
@@ -65,7 +58,6 @@ async fn main() {
     let arguments = Arguments::parse(std::env::args().skip(1));
     println!("soak: {arguments}");
     let mut cluster = Cluster::start(&demo(), "bf16", 2, LITTLE_ROOM);
-    let mut admin = Admin::connect(cluster.admin.as_deref().unwrap()).await;
     let pool = Arc::new(Pool::ask(&cluster.address, arguments.seed).await);
 
     let began = Instant::now();
@@ -74,7 +66,7 @@ async fn main() {
     let tally = load(&cluster.address, &pool, arguments.seed, until).await;
     let took = began.elapsed();
     let memory = watching.await.unwrap();
-    let status = admin.wait_until_idle().await;
+    let status = admin::wait_until_idle(cluster.admin.as_deref().unwrap()).await;
 
     println!("{tally}");
     println!("{:.0} tokens/s in {took:.1?}", tally.tokens() as f64 / took.as_secs_f64());

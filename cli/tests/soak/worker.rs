@@ -8,12 +8,12 @@ use rand_chacha::ChaCha8Rng;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::client::{Client, append_part, collect_after, connect};
 use crate::fixed::Pool;
 use crate::plan::{Plan, Reading};
-use crate::process::PATIENCE;
 use crate::proper::assert_proper;
 use crate::tally::{Kind, Outcome, Tally};
+use guildhall_testkit::client::{Client, append_part, collect_after, connect};
+use guildhall_testkit::process::PATIENCE;
 
 /// Shorter than what the router asks for, or there would be too little load.
 const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(50);

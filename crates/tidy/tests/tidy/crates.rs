@@ -20,6 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("expert-node", &["ids", "proto", "kernels", "telemetry", "checkpoint", "transport"]),
     ("cli", &["proto", "telemetry", "checkpoint", "router", "expert-node"]),
+    ("testkit", &["proto"]),
     ("tidy", &[]),
 ];
 
@@ -32,7 +33,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("memmap2", &["checkpoint"]),
     ("rayon", &["kernels"]),
     ("prost", &["proto", "transport"]),
-    ("tonic", &["proto", "transport", "router", "cli"]),
+    ("tonic", &["proto", "transport", "router", "cli", "testkit"]),
     ("tonic-health", &["transport", "router", "cli"]),
     ("tonic-reflection", &["transport", "cli"]),
     ("tonic-types", &["router", "cli"]),

@@ -1,19 +1,20 @@
-//! A client of the generate API, with requests that tests need.
+//! Clients of a router, with requests that tests need and what they look at in the answers.
 
 use guildhall_proto::v1;
 use guildhall_proto::v1::generation_client::GenerationClient;
 use tonic::transport::Channel;
 
-pub(crate) type Client = GenerationClient<Channel>;
+/// A client of the generate API.
+pub type Client = GenerationClient<Channel>;
 
-pub(crate) async fn connect(address: &str) -> Client {
+/// Connects to a router's address.
+pub async fn connect(address: &str) -> Client {
     let client = GenerationClient::connect(address.to_owned()).await.unwrap();
     client.max_decoding_message_size(64 << 20)
 }
 
 /// What a router says of itself to an admin with this key.
-#[allow(dead_code, reason = "not every test crate that includes this file asks")]
-pub(crate) async fn status(admin_address: &str, key: &str) -> v1::GetStatusResponse {
+pub async fn status(admin_address: &str, key: &str) -> v1::GetStatusResponse {
     let address = admin_address.to_owned();
     let mut admin = v1::admin_client::AdminClient::connect(address).await.unwrap();
     let mut request = tonic::Request::new(v1::GetStatusRequest {});
@@ -22,7 +23,7 @@ pub(crate) async fn status(admin_address: &str, key: &str) -> v1::GetStatusRespo
 }
 
 /// A greedy request that goes on after the end-of-sequence token.
-pub(crate) fn greedy(token_ids: &[u32], max_tokens: u32) -> v1::GenerateRequest {
+pub fn greedy(token_ids: &[u32], max_tokens: u32) -> v1::GenerateRequest {
     let ids = v1::TokenIds { ids: token_ids.to_vec() };
     v1::GenerateRequest {
         prompt: Some(v1::generate_request::Prompt::TokenIds(ids)),
@@ -41,13 +42,13 @@ pub(crate) fn greedy(token_ids: &[u32], max_tokens: u32) -> v1::GenerateRequest 
 }
 
 /// A greedy request with a text.
-pub(crate) fn text(prompt: &str, max_tokens: u32) -> v1::GenerateRequest {
+pub fn text(prompt: &str, max_tokens: u32) -> v1::GenerateRequest {
     let prompt = Some(v1::generate_request::Prompt::Text(prompt.into()));
     v1::GenerateRequest { prompt, ..greedy(&[], max_tokens) }
 }
 
 /// The one choice of an answer.
-pub(crate) fn only(response: v1::GenerateResponse) -> v1::Choice {
+pub fn only(response: v1::GenerateResponse) -> v1::Choice {
     let mut choices = response.choices;
     assert_eq!(choices.len(), 1);
     choices.remove(0)
@@ -55,7 +56,7 @@ pub(crate) fn only(response: v1::GenerateResponse) -> v1::Choice {
 
 /// Everything of an answer that must not depend on how it was computed, with floats as bits.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Essence(Vec<EssenceOfChoice>);
+pub struct Essence(Vec<EssenceOfChoice>);
 
 #[derive(Debug, PartialEq)]
 struct EssenceOfChoice {
@@ -67,7 +68,8 @@ struct EssenceOfChoice {
     experts: Option<Vec<u32>>,
 }
 
-pub(crate) fn essence(response: &v1::GenerateResponse) -> Essence {
+/// What must be the same in every answer to the same request.
+pub fn essence(response: &v1::GenerateResponse) -> Essence {
     Essence(response.choices.iter().map(essence_of_choice).collect())
 }
 
@@ -86,14 +88,14 @@ fn essence_of_choice(choice: &v1::Choice) -> EssenceOfChoice {
 }
 
 /// A streamed answer put together.
-pub(crate) async fn collect(
+pub async fn collect(
     stream: tonic::Streaming<v1::GenerateResponse>,
 ) -> Result<v1::GenerateResponse, tonic::Status> {
     collect_after(v1::GenerateResponse::default(), stream).await
 }
 
 /// The same when the beginning has been read already.
-pub(crate) async fn collect_after(
+pub async fn collect_after(
     mut whole: v1::GenerateResponse,
     mut stream: tonic::Streaming<v1::GenerateResponse>,
 ) -> Result<v1::GenerateResponse, tonic::Status> {
@@ -104,7 +106,7 @@ pub(crate) async fn collect_after(
 }
 
 /// Adds a part of a stream to what has been read.
-pub(crate) fn append_part(whole: &mut v1::GenerateResponse, part: v1::GenerateResponse) {
+pub fn append_part(whole: &mut v1::GenerateResponse, part: v1::GenerateResponse) {
     whole.request_id = part.request_id;
     whole.model = part.model;
     whole.usage = part.usage.or(whole.usage);
