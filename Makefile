@@ -48,7 +48,9 @@ soak: ## Five minutes of random load, cancels and deadlines
 # The flags that a fuzzer needs are not stable yet; the code is compiled as it is.
 fuzz: ## Five minutes of fuzzing for each target (needs cargo-fuzz)
 	for target in http_body grpc_request; do \
-		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target --target-dir target/fuzz -- -max_total_time=300 -rss_limit_mb=4096; \
+		mkdir -p fuzz/corpus/$$target fuzz/seeds/$$target; \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target --target-dir target/fuzz fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=300 -rss_limit_mb=4096; \
 	done
 
 # Python with what the scripts under models/ and router/tests/golden/ need.

@@ -53,13 +53,12 @@ mod tests {
     use proptest::prelude::*;
     use prost::Message as _;
 
-    /// Bodies that are taken, to change a little.
+    /// Bodies that are taken, to change a little; a fuzzer begins with them too.
     const BODIES: [&str; 4] = [
-        r#"{"messages": [{"role": "user", "content": "Hi"}], "temperature": 0.5, "n": 2, "stop": ["a"]}"#,
-        r#"{"prompt": ["Once", "Twice"], "logprobs": 2, "echo": true, "max_tokens": 0, "seed": -1}"#,
-        r#"{"prompt": [[1, 2], [3]], "structured_outputs": {"regex": "[a-z]+"}, "logit_bias": {"5": 1}}"#,
-        r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "tools": [{"type":
-            "function", "function": {"name": "f", "parameters": {"type": "object"}}}], "tool_choice": "required"}"#,
+        include_str!("../../../fuzz/seeds/http_body/chat.json"),
+        include_str!("../../../fuzz/seeds/http_body/prompts.json"),
+        include_str!("../../../fuzz/seeds/http_body/token_ids.json"),
+        include_str!("../../../fuzz/seeds/http_body/tools.json"),
     ];
 
     #[test]
