@@ -6,8 +6,8 @@ use std::arch::x86_64::*;
 
 use super::{Arithmetic, LANES, Line, Operands, SumsOfRow, portable};
 
-/// How far ahead of its use a line is asked for: 2 KiB, in each of the panels of a tile.
-const LINES_AHEAD: usize = 32;
+/// How far ahead of its use a line is asked for, in all panels of a tile together: 8 KiB.
+const LINES_AHEAD: usize = 128;
 
 /// The two vectors of a line.
 type Halves = [__m256; 2];
@@ -43,16 +43,15 @@ fn f32_tiles<const R: usize, const P: usize>(operands: &Operands<'_>, sums: &mut
         let panels: [*const Line; P] = operands.panel_pointers(first);
         let mut acc = load::<R, P>(first, sums);
         for step in 0..operands.steps {
-            let mut lines = [[_mm256_setzero_ps(); 2]; P];
-            for (line, panel) in lines.iter_mut().zip(panels) {
-                prefetch(panel, step);
+            for (number, panel) in panels.into_iter().enumerate() {
+                prefetch::<P>(panel, step);
                 // SAFETY: each panel has more than `step` lines.
-                *line = unsafe { load_line(panel.add(step)) };
-            }
-            for (acc, row) in acc.iter_mut().zip(rows) {
-                // SAFETY: each row has a word for every step.
-                let x = unsafe { *row.add(step) };
-                add_products(acc, x, &lines);
+                let line = unsafe { load_line(panel.add(step)) };
+                for (acc, row) in acc.iter_mut().zip(rows) {
+                    // SAFETY: each row has a word for every step.
+                    let x = unsafe { *row.add(step) };
+                    add_products(&mut acc[number], x, line);
+                }
             }
         }
         store(acc, first, operands, sums);
@@ -66,35 +65,37 @@ fn widened_tiles<const R: usize, const P: usize>(operands: &Operands<'_>, sums: 
         let panels: [*const Line; P] = operands.panel_pointers(first);
         let mut acc = load::<R, P>(first, sums);
         for step in 0..operands.steps {
-            let mut even = [[_mm256_setzero_ps(); 2]; P];
-            let mut odd = [[_mm256_setzero_ps(); 2]; P];
-            for ((even, odd), panel) in even.iter_mut().zip(&mut odd).zip(panels) {
-                prefetch(panel, step);
+            for (number, panel) in panels.into_iter().enumerate() {
+                prefetch::<P>(panel, step);
                 // SAFETY: each panel has more than `step` lines.
                 let pairs = unsafe { load_line(panel.add(step)) };
-                *even = pairs.map(|pairs| widen_even(pairs));
-                *odd = pairs.map(|pairs| widen_odd(pairs));
-            }
-            for (acc, row) in acc.iter_mut().zip(rows) {
-                // SAFETY: each row has two words for every step.
-                let x = unsafe { [*row.add(2 * step), *row.add(2 * step + 1)] };
-                add_products(acc, x[0], &even);
-                add_products(acc, x[1], &odd);
+                let even = pairs.map(|pairs| widen_even(pairs));
+                for (acc, row) in acc.iter_mut().zip(rows) {
+                    // SAFETY: each row has two words for every step.
+                    let x = unsafe { *row.add(2 * step) };
+                    add_products(&mut acc[number], x, even);
+                }
+                // SAFETY: as above.
+                let pairs = unsafe { load_line_again(panel.add(step)) };
+                let odd = pairs.map(|pairs| widen_odd(pairs));
+                for (acc, row) in acc.iter_mut().zip(rows) {
+                    // SAFETY: each row has two words for every step.
+                    let x = unsafe { *row.add(2 * step + 1) };
+                    add_products(&mut acc[number], x, odd);
+                }
             }
         }
         store(acc, first, operands, sums);
     }
 }
 
-/// Adds the products of one f32 of a row and a line of each panel.
+/// Adds the products of one f32 of a row and a line.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn add_products<const P: usize>(acc: &mut [Halves; P], x: f32, lines: &[Halves; P]) {
+fn add_products(acc: &mut Halves, x: f32, line: Halves) {
     let x = _mm256_set1_ps(x);
-    for (acc, line) in acc.iter_mut().zip(lines) {
-        acc[0] = _mm256_fmadd_ps(x, line[0], acc[0]);
-        acc[1] = _mm256_fmadd_ps(x, line[1], acc[1]);
-    }
+    acc[0] = _mm256_fmadd_ps(x, line[0], acc[0]);
+    acc[1] = _mm256_fmadd_ps(x, line[1], acc[1]);
 }
 
 /// The first bf16 of each pair, as f32.
@@ -123,10 +124,22 @@ unsafe fn load_line(line: *const Line) -> Halves {
     unsafe { [_mm256_load_ps(line.cast()), _mm256_load_ps(line.cast::<f32>().add(8))] }
 }
 
+/// Reads a line that was read just before, from the cache: kept in registers, it would drive sums out of them.
+///
+/// # Safety
+/// `line` points to one.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn prefetch(panel: *const Line, step: usize) {
-    _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(step + LINES_AHEAD).cast());
+unsafe fn load_line_again(line: *const Line) -> Halves {
+    let halves = line.cast::<Halves>();
+    // SAFETY: a line is sixteen words, aligned to 64 bytes. Volatile, so that it is not the first reading again.
+    unsafe { halves.read_volatile() }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn prefetch<const P: usize>(panel: *const Line, step: usize) {
+    _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(step + LINES_AHEAD / P).cast());
 }
 
 /// Reads the sums of R rows and P panels from `first` on.
