@@ -9,10 +9,10 @@ export CARGO_INCREMENTAL := 0
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-serve: ## Start a router and three expert nodes with the demonstration model
+serve: target/tools/bin/protox ## Start a router and three expert nodes with the demonstration model
 	cargo run --release --package guildhall-cli -- up
 
-test: check target/clients ## Everything that CI runs
+test: check target/clients target/etcd ## Everything that CI runs
 	cargo test --workspace
 	target/clients/bin/pytest --quiet cli/tests/clients
 
@@ -22,7 +22,21 @@ target/clients: cli/tests/clients/requirements.txt
 	$@/bin/pip install --quiet --requirement $<
 	touch $@
 
-check: ## Formatting, lints, and the rules of crates/tidy
+# What the build needs besides Rust; .cargo/config.toml names it.
+target/tools/bin/protox:
+	cargo install --quiet --locked --root target/tools --features bin --version ^0.10 protox
+
+# A real etcd for the tests: Debian's, unpacked and not installed; elsewhere the one in the path is used.
+target/etcd:
+	mkdir -p $@.part
+	if command -v etcd etcdctl >/dev/null; then :; else \
+		cd $@.part; \
+		apt-get -qq download etcd-server etcd-client || { apt-get -qq update; apt-get -qq download etcd-server etcd-client; }; \
+		for package in *.deb; do dpkg -x $$package .; done; \
+	fi
+	mv $@.part $@
+
+check: target/tools/bin/protox ## Formatting, lints, and the rules of crates/tidy
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo test --package guildhall-tidy
@@ -36,17 +50,17 @@ deny: # Licences, advisories and duplicates of dependencies, where cargo-deny is
 fmt: ## Format all code
 	cargo fmt --all
 
-bench: ## Kernels, round trips and tokens per second, each beside what it is measured against
+bench: target/tools/bin/protox ## Kernels, round trips and tokens per second, each beside what it is measured against
 	cargo bench --package guildhall-kernels --bench linear
 	cargo bench --package guildhall-transport --bench round_trip
 	cargo bench --package guildhall-cli --bench tokens_per_second
 	cargo bench --package guildhall-cli --bench serving
 
-soak: ## Five minutes of random load, cancels and deadlines
+soak: target/tools/bin/protox ## Five minutes of random load, cancels and deadlines
 	cargo test --package guildhall-cli --test soak -- --seconds 300
 
 # The flags that a fuzzer needs are not stable yet; the code is compiled as it is.
-fuzz: ## Five minutes of fuzzing for each target (needs cargo-fuzz)
+fuzz: target/tools/bin/protox ## Five minutes of fuzzing for each target (needs cargo-fuzz)
 	for target in http_body grpc_request; do \
 		mkdir -p fuzz/corpus/$$target fuzz/seeds/$$target; \
 		RUSTC_BOOTSTRAP=1 cargo fuzz run $$target --target-dir target/fuzz fuzz/corpus/$$target fuzz/seeds/$$target -- \

@@ -1,0 +1,44 @@
+//! One suite for every store: in memory, embedded, and a real etcd.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod etcd_process;
+mod sessions;
+mod suite;
+
+use guildhall_cluster::store::{Etcd, EtcdOptions, Memory, serve};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use etcd_process::EtcdProcess;
+
+/// A store that is served on a free port of this process.
+async fn embedded(store: &Memory) -> Etcd {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = tonic::transport::Server::builder().add_routes(serve(store));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    client(address)
+}
+
+fn client(address: String) -> Etcd {
+    Etcd::new(EtcdOptions { endpoints: vec![address], ..EtcdOptions::default() })
+}
+
+#[tokio::test]
+async fn memory_keeps_the_contract() {
+    suite::run(Memory::new(), async |store: &Memory, revision| store.compact(revision)).await;
+}
+
+#[tokio::test]
+async fn embedded_keeps_the_contract() {
+    let memory = Memory::new();
+    let store = embedded(&memory).await;
+    suite::run(store, async |_: &Etcd, revision| memory.compact(revision)).await;
+}
+
+#[tokio::test]
+async fn etcd_keeps_the_contract() {
+    let etcd = EtcdProcess::start();
+    suite::run(client(etcd.address()), async |_: &Etcd, revision| etcd.compact(revision)).await;
+}
