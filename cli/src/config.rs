@@ -8,6 +8,8 @@ use guildhall_expert_node::ExpertNodeConfig;
 use guildhall_router::{ExpertsMode, RouterConfig};
 use guildhall_telemetry::LogFormat;
 
+use crate::simulate::SimulateOptions;
+
 /// Serves mixture-of-experts language models across machines.
 #[derive(Debug, Parser)]
 #[command(name = "guildhall", version, about, max_term_width = 100)]
@@ -49,6 +51,8 @@ pub(crate) enum Command {
     Generate(GenerateOptions),
     /// Say how large a model is, by part, and what each process needs.
     Inspect(InspectOptions),
+    /// Compare placements on expert loads, without a cluster.
+    Simulate(Box<SimulateOptions>),
 }
 
 /// A process and how it ends.

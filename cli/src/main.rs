@@ -11,6 +11,7 @@ mod shutdown;
 mod up;
 mod generate;
 mod inspect;
+mod simulate;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -44,6 +45,7 @@ fn run(options: Options) -> anyhow::Result<()> {
         Command::Up(up) => single_threaded()?.block_on(up::run(up, &logs)),
         Command::Generate(options) => single_threaded()?.block_on(generate::run(options)),
         Command::Inspect(options) => inspect::run(&options),
+        Command::Simulate(options) => simulate::run(&options),
     }
 }
 
