@@ -55,6 +55,7 @@ bench: target/tools/bin/protox ## Kernels, round trips and tokens per second, ea
 	cargo bench --package guildhall-transport --bench round_trip
 	cargo bench --package guildhall-cli --bench tokens_per_second
 	cargo bench --package guildhall-cli --bench serving
+	cargo bench --package guildhall-cli --bench failover
 
 soak: target/tools/bin/protox ## Five minutes of random load, cancels and deadlines
 	cargo test --package guildhall-cli --test soak -- --seconds 300

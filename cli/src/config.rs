@@ -73,9 +73,13 @@ pub(crate) struct UpOptions {
     #[arg(long, env = "GUILDHALL_MODEL", default_value = "models/demo", value_name = "DIR")]
     pub(crate) model: PathBuf,
 
-    /// Expert-node processes; each holds an equal share of the experts.
+    /// Expert-node processes, which share the experts.
     #[arg(long, env = "GUILDHALL_EXPERT_NODES", default_value = "3", value_name = "N")]
     pub(crate) expert_nodes: NonZeroUsize,
+
+    /// Nodes that hold each expert, as far as there are so many.
+    #[arg(long, env = "GUILDHALL_MIN_REPLICAS", default_value = "2", value_name = "N")]
+    pub(crate) min_replicas: NonZeroUsize,
 
     /// What weights are kept and multiplied in: f32 or bf16.
     #[arg(long, env = "GUILDHALL_DTYPE", default_value = "bf16")]
@@ -136,6 +140,10 @@ pub(crate) struct InspectOptions {
     /// Expert nodes that share the experts.
     #[arg(long, default_value = "1", value_name = "N")]
     pub(crate) expert_nodes: NonZeroUsize,
+
+    /// Nodes that hold each expert, as far as there are so many.
+    #[arg(long, default_value = "2", value_name = "N")]
+    pub(crate) min_replicas: NonZeroUsize,
 
     /// Print JSON.
     #[arg(long)]

@@ -25,6 +25,7 @@ struct Report {
     router_parameters: u64,
     kv_bytes_per_token: KvBytes,
     expert_nodes: usize,
+    min_replicas: usize,
     storage: Vec<Storage>,
     /// Only when the weights are there.
     fingerprint: Option<String>,
@@ -47,7 +48,8 @@ struct Storage {
 
 pub(crate) fn run(options: &InspectOptions) -> anyhow::Result<()> {
     let (config, fingerprint) = open(options)?;
-    let report = report(&config, options.expert_nodes.get(), fingerprint);
+    let nodes = (options.expert_nodes.get(), options.min_replicas.get());
+    let report = report(&config, nodes, fingerprint);
     let mut stdout = std::io::stdout();
     if options.json {
         serde_json::to_writer_pretty(&mut stdout, &report)?;
@@ -71,13 +73,17 @@ fn open(options: &InspectOptions) -> anyhow::Result<(ModelConfig, Option<String>
     Ok((checkpoint.config().clone(), Some(fingerprint)))
 }
 
-fn report(config: &ModelConfig, expert_nodes: usize, fingerprint: Option<String>) -> Report {
+fn report(
+    config: &ModelConfig,
+    (expert_nodes, min_replicas): (usize, usize),
+    fingerprint: Option<String>,
+) -> Report {
     let parameters = Parameters::of(config);
     let storage = |storage: StorageType| Storage {
         dtype: storage.name(),
         total_bytes: parameters.total_bytes(storage),
         router_bytes: parameters.router_bytes(storage),
-        node: NodeBytes::of(config, storage, expert_nodes),
+        node: NodeBytes::of(config, storage, (expert_nodes, min_replicas)),
     };
     Report {
         family: config.family.model_type(),
@@ -98,6 +104,7 @@ fn report(config: &ModelConfig, expert_nodes: usize, fingerprint: Option<String>
             bf16: config.kv_bytes_per_token(2),
         },
         expert_nodes,
+        min_replicas,
         storage: StorageType::ALL.into_iter().map(storage).collect(),
         fingerprint,
         unknown_config_keys: config.unknown_keys.clone(),
@@ -133,7 +140,8 @@ fn print(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
     let experts = report.storage.first().map_or(0, |storage| storage.node.experts);
     let nodes = report.expert_nodes;
     let kv = &report.kv_bytes_per_token;
-    writeln!(out, "\n{nodes} expert nodes: at most {experts} experts on one")?;
+    let replicas = report.min_replicas.min(nodes);
+    writeln!(out, "\n{nodes} expert nodes: at most {experts} experts on one, each on {replicas}")?;
     writeln!(out, "KV cache: {} per token in bf16, {} in f32", bytes(kv.bf16), bytes(kv.f32))
 }
 

@@ -85,6 +85,7 @@ impl Cluster<'_> {
         command.arg("--experts").arg(self.options.experts.to_string());
         if !nodes.is_empty() {
             command.arg("--nodes").arg(nodes.join(","));
+            command.arg("--min-replicas").arg(self.options.min_replicas.to_string());
         }
         self.start("router".into(), command).await
     }

@@ -68,6 +68,10 @@ pub struct RouterConfig {
     #[arg(long, env = "GUILDHALL_NODES", value_delimiter = ',', value_name = "ADDR,...")]
     pub nodes: Vec<Endpoint>,
 
+    /// Nodes that hold each expert, as far as there are so many: with 2, any one may die without a pause.
+    #[arg(long, env = "GUILDHALL_MIN_REPLICAS", default_value = "2", value_name = "N")]
+    pub min_replicas: NonZeroUsize,
+
     /// What weights are kept and multiplied in: f32 or bf16.
     #[arg(long, env = "GUILDHALL_DTYPE", default_value = "bf16")]
     pub dtype: Dtype,

@@ -7,7 +7,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use guildhall_ids::{Epoch, ExpertId, NodeId};
-use guildhall_placement::{ExpertGrid, Placement, RoutingTable, spread_evenly};
+use guildhall_placement::{
+    Assignments, ExpertGrid, NodeSpec, Placement, Problem, RoutingTable, solve,
+};
 use guildhall_telemetry::error_chain;
 use guildhall_transport::{
     Endpoint, Error, ExpertHash, Handshake, NodeControl, NodeDescription, Refusal,
@@ -47,6 +49,8 @@ pub(crate) struct NodeWatch {
     grid: ExpertGrid,
     handshake: Handshake,
     members: Vec<Member>,
+    /// Replicas of each expert, as far as there are nodes.
+    min_replicas: usize,
     placement: Option<Placement>,
     hashes: BTreeMap<ExpertId, ExpertHash>,
     topology: Arc<ArcSwap<Topology>>,
@@ -61,7 +65,12 @@ struct Member {
 }
 
 impl NodeWatch {
-    pub(crate) fn new(grid: ExpertGrid, handshake: Handshake, endpoints: &[Endpoint]) -> Self {
+    pub(crate) fn new(
+        grid: ExpertGrid,
+        handshake: Handshake,
+        endpoints: &[Endpoint],
+        min_replicas: usize,
+    ) -> Self {
         let member = |endpoint: &Endpoint| Member {
             endpoint: endpoint.clone(),
             control: None,
@@ -72,6 +81,7 @@ impl NodeWatch {
             grid,
             handshake,
             members: endpoints.iter().map(member).collect(),
+            min_replicas,
             placement: None,
             hashes: BTreeMap::new(),
             topology: Arc::new(ArcSwap::from_pointee(Topology::default())),
@@ -177,11 +187,25 @@ impl NodeWatch {
         refused
     }
 
-    /// An even placement over all nodes of the list, once each has said its name.
+    /// An even placement over all nodes of the list, once each has said its name: every expert is taken for as heavy as
+    /// the others, and every node for as large and fast.
     fn place(&self) -> Option<Placement> {
-        let name = |member: &Member| member.last.as_ref().map(|node| node.node.clone());
-        let nodes: BTreeSet<NodeId> = self.members.iter().map(name).collect::<Option<_>>()?;
-        Some(spread_evenly(&self.grid, &nodes, Epoch(1)))
+        let node = |member: &Member| {
+            let spec = NodeSpec { capacity_bytes: u64::MAX, speed: 1.0, zone: String::new() };
+            Some((member.last.as_ref()?.node.clone(), spec))
+        };
+        let problem = Problem {
+            load: vec![vec![1.0; self.grid.n_experts as usize]; self.grid.layers.len()],
+            grid: self.grid.clone(),
+            nodes: self.members.iter().map(node).collect::<Option<_>>()?,
+            expert_bytes: 1,
+            min_replicas: self.min_replicas,
+            spare_replicas: 0,
+            max_moves: 0,
+            goal: 1.0,
+        };
+        let assignments = solve(&problem, &Assignments::new()).assignments;
+        Some(Placement { epoch: Epoch(1), assignments })
     }
 
     fn publish(&self) {

@@ -131,7 +131,8 @@ async fn start_remote(
         dtype: dtype.to_string(),
         hidden_size: u32::try_from(model.hidden_size).unwrap_or(u32::MAX),
     };
-    let mut watch = NodeWatch::new(grid, handshake.clone(), &config.nodes);
+    let mut watch =
+        NodeWatch::new(grid, handshake.clone(), &config.nodes, config.min_replicas.get());
     tracing::info!(nodes = config.nodes.len(), "waiting for expert nodes");
     watch.wait_until_complete().await?;
     let view = watch.topology();

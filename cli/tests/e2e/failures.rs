@@ -10,6 +10,9 @@ use guildhall_testkit::client::{Client, Essence, collect, connect, essence, gree
 use guildhall_testkit::cluster::{Cluster, demo, golden, start_node};
 use guildhall_testkit::process::{PATIENCE, Process};
 
+/// Each expert on one node only.
+const ALONE: &[&str] = &["--min-replicas", "1"];
+
 const PROMPT: [u32; 4] = [10, 20, 30, 40];
 
 /// An answer of some seconds, and the same from a quiet cluster.
@@ -26,7 +29,7 @@ async fn begin(client: &mut Client, tokens: u32) -> Streaming<GenerateResponse> 
 #[tokio::test]
 async fn a_node_that_is_killed_and_comes_back_changes_no_bit() {
     let model = demo();
-    let mut cluster = Cluster::start(&model, "bf16", 3, &[]);
+    let mut cluster = Cluster::start(&model, "bf16", 3, ALONE);
     let expected = quiet(&cluster, 900).await;
     let mut client = connect(&cluster.address).await;
     let stream = begin(&mut client, 900).await;
@@ -39,7 +42,12 @@ async fn a_node_that_is_killed_and_comes_back_changes_no_bit() {
 
 #[tokio::test]
 async fn a_node_that_hangs_for_a_while_changes_no_bit() {
-    let cluster = Cluster::start(&demo(), "bf16", 3, &["--expert-call-timeout", "0.5"]);
+    let cluster = Cluster::start(
+        &demo(),
+        "bf16",
+        3,
+        &["--min-replicas", "1", "--expert-call-timeout", "0.5"],
+    );
     let expected = quiet(&cluster, 600).await;
     let mut client = connect(&cluster.address).await;
     let stream = begin(&mut client, 600).await;
@@ -52,7 +60,8 @@ async fn a_node_that_hangs_for_a_while_changes_no_bit() {
 #[tokio::test]
 async fn without_its_node_a_request_fails_in_time_and_says_why() {
     let model = demo();
-    let mut cluster = Cluster::start(&model, "bf16", 3, &["--expert-wait-timeout", "1"]);
+    let mut cluster =
+        Cluster::start(&model, "bf16", 3, &["--min-replicas", "1", "--expert-wait-timeout", "1"]);
     let mut client = connect(&cluster.address).await;
     let stream = begin(&mut client, 900).await;
     cluster.nodes[0].signal("KILL");
@@ -130,7 +139,8 @@ async fn a_corrupt_expert_is_refused_by_name() {
 #[tokio::test]
 async fn a_node_that_comes_back_with_other_experts_is_not_used() {
     let model = golden("mixtral");
-    let mut cluster = Cluster::start(&model, "f32", 2, &["--expert-wait-timeout", "1"]);
+    let mut cluster =
+        Cluster::start(&model, "f32", 2, &["--min-replicas", "1", "--expert-wait-timeout", "1"]);
     let mut client = connect(&cluster.address).await;
     client.generate(greedy(&PROMPT, 5)).await.unwrap();
 

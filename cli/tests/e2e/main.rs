@@ -11,6 +11,7 @@ mod reference;
 mod exactness;
 mod generation;
 mod failures;
+mod failover;
 mod life;
 mod standard_services;
 mod admin;

@@ -64,7 +64,7 @@ async fn router_and_node_answer_health_and_reflection() {
 
 #[tokio::test]
 async fn a_router_whose_node_is_gone_says_that_it_does_not_serve() {
-    let cluster = Cluster::start(&demo(), "bf16", 2, &[]);
+    let cluster = Cluster::start(&demo(), "bf16", 2, &["--min-replicas", "1"]);
     let channel = channel(&cluster.address).await;
     cluster.nodes[0].signal("KILL");
     cluster.router.wait_for_log("some experts are on no live node");
@@ -75,7 +75,7 @@ async fn a_router_whose_node_is_gone_says_that_it_does_not_serve() {
 
 #[tokio::test]
 async fn a_router_that_makes_no_progress_is_alive_but_not_ready() {
-    let timeouts = ["--stall-timeout", "0.5", "--expert-call-timeout", "1"];
+    let timeouts = ["--min-replicas", "1", "--stall-timeout", "0.5", "--expert-call-timeout", "1"];
     let cluster = Cluster::start(&demo(), "bf16", 2, &timeouts);
     let channel = channel(&cluster.address).await;
     assert_eq!(status(channel.clone(), "readiness").await, ServingStatus::Serving);

@@ -140,10 +140,16 @@ impl Parameters {
 }
 
 impl NodeBytes {
-    /// What the fullest of `nodes` nodes holds when every expert has one replica.
+    /// What the fullest of `nodes` nodes holds when every expert is on `replicas` of them, as far as there are so
+    /// many.
     #[must_use]
-    pub fn of(config: &ModelConfig, storage: StorageType, nodes: usize) -> Self {
-        let of_layer = (config.moe.n_experts as u64).div_ceil(nodes.max(1) as u64);
+    pub fn of(
+        config: &ModelConfig,
+        storage: StorageType,
+        (nodes, replicas): (usize, usize),
+    ) -> Self {
+        let nodes = nodes.max(1);
+        let of_layer = (config.moe.n_experts * replicas.min(nodes)).div_ceil(nodes) as u64;
         let experts = of_layer * config.moe_layers().count() as u64;
         let expert = 3 * config.hidden_size as u64 * config.moe.expert_width as u64;
         Self { experts, bytes: storage.bytes(experts * expert, 0) }

@@ -1,6 +1,6 @@
 //! One layer's calls in flight: who was asked for what, and what has come back. No IO.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -11,10 +11,12 @@ use super::combine::{add_scaled_f32, combine};
 use super::plan::Wanted;
 
 /// A call that has not been answered.
-struct Outstanding {
-    node: NodeId,
-    pair_indices: Vec<usize>,
-    sent: Instant,
+pub(super) struct Outstanding {
+    pub(super) node: NodeId,
+    pub(super) pair_indices: Vec<usize>,
+    pub(super) sent: Instant,
+    /// Somebody else is asked too.
+    hedged: bool,
 }
 
 pub(super) struct FanOut {
@@ -57,13 +59,10 @@ impl FanOut {
         }
     }
 
-    pub(super) fn wanted(&self) -> Wanted<'_> {
-        Wanted {
-            layer: self.layer,
-            top_k: self.routes.top_k,
-            experts: &self.routes.experts,
-            pairs: &self.unsent,
-        }
+    /// Some of the layer's pairs.
+    pub(super) fn wanted<'a>(&'a self, pairs: &'a [usize]) -> Wanted<'a> {
+        let experts = &self.routes.experts;
+        Wanted { layer: self.layer, top_k: self.routes.top_k, experts, pairs }
     }
 
     /// The activations of some tokens, as one call carries them.
@@ -80,13 +79,8 @@ impl FanOut {
         rows.into()
     }
 
-    /// Everything but `unplaced` is now in some call, each of which is to be `sent` or given back.
-    pub(super) fn planned(&mut self, unplaced: Vec<usize>) {
-        self.unsent = unplaced;
-    }
-
     pub(super) fn sent(&mut self, id: u64, node: NodeId, pair_indices: Vec<usize>, now: Instant) {
-        self.outstanding.insert(id, Outstanding { node, pair_indices, sent: now });
+        self.outstanding.insert(id, Outstanding { node, pair_indices, sent: now, hedged: false });
     }
 
     /// Stores the values of an answered call; answers to calls that were given up are ignored.
@@ -100,9 +94,12 @@ impl FanOut {
             return Err(NotFinite(ExpertId { layer: self.layer, expert }));
         }
         for (&pair, row) in call.pair_indices.iter().zip(rows) {
-            self.outputs[pair] = values.slice_ref(row);
+            // Of two answers the first one counts; both have the same bits.
+            if self.outputs[pair].is_empty() {
+                self.outputs[pair] = values.slice_ref(row);
+                self.missing -= 1;
+            }
         }
-        self.missing -= call.pair_indices.len();
         Ok(())
     }
 
@@ -120,15 +117,27 @@ impl FanOut {
         self.give_back(pairs);
     }
 
-    pub(super) fn give_back(&mut self, pairs: Vec<usize>) {
+    /// Takes back pairs that nobody else is computing and that have no output.
+    pub(super) fn give_back(&mut self, mut pairs: Vec<usize>) {
+        let asked: BTreeSet<usize> =
+            self.outstanding.values().flat_map(|call| call.pair_indices.iter().copied()).collect();
+        pairs.retain(|pair| self.outputs[*pair].is_empty() && !asked.contains(pair));
         self.unsent.extend(pairs);
         self.unsent.sort_unstable();
+        self.unsent.dedup();
     }
 
-    /// The node that has been silent the longest, and since when.
-    pub(super) fn slowest(&self) -> Option<(NodeId, Instant)> {
-        let oldest = self.outstanding.values().min_by_key(|call| call.sent)?;
-        Some((oldest.node.clone(), oldest.sent))
+    /// The calls that only one node was asked.
+    pub(super) fn unhedged(&self) -> impl Iterator<Item = (u64, &Outstanding)> {
+        let calls = self.outstanding.iter().filter(|(_, call)| !call.hedged);
+        calls.map(|(id, call)| (*id, call))
+    }
+
+    /// Notes that somebody else is asked for the same, and returns the node and the pairs.
+    pub(super) fn hedge(&mut self, id: u64) -> Option<(NodeId, Vec<usize>)> {
+        let call = self.outstanding.get_mut(&id)?;
+        call.hedged = true;
+        Some((call.node.clone(), call.pair_indices.clone()))
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -204,6 +213,26 @@ mod tests {
         assert!(!fan_out.is_complete());
         ask(&mut fan_out, 3, "b", &[0, 3]);
         fan_out.store(3, &ones(2)).unwrap();
+        assert!(fan_out.is_complete());
+        assert_eq!(fan_out.combined(), [2.0; 8]);
+    }
+
+    #[test]
+    fn of_two_answers_the_first_one_counts() {
+        let mut fan_out = fan_out();
+        ask(&mut fan_out, 1, "a", &[0, 1, 2, 3]);
+        assert_eq!(fan_out.hedge(1), Some(("a".parse().unwrap(), vec![0, 1, 2, 3])));
+        assert_eq!(fan_out.unhedged().count(), 0);
+        ask(&mut fan_out, 2, "b", &[0, 3]);
+        ask(&mut fan_out, 3, "c", &[1, 2]);
+        fan_out.store(2, &ones(2)).unwrap();
+        // What somebody else computes is not asked for a third time.
+        fan_out.lost(&"a".parse().unwrap());
+        assert!(fan_out.unsent.is_empty());
+        fan_out.failed(3);
+        assert_eq!(fan_out.unsent, [1, 2]);
+        ask(&mut fan_out, 4, "b", &[1, 2]);
+        fan_out.store(4, &ones(2)).unwrap();
         assert!(fan_out.is_complete());
         assert_eq!(fan_out.combined(), [2.0; 8]);
     }

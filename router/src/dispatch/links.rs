@@ -1,105 +1,219 @@
-//! A lane's open links: at most one for each node, opened when first needed.
+//! A lane's links: one for each node of the routing table, opened beside the work, and how each node does.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use guildhall_ids::NodeId;
-use guildhall_transport::{Call, Error, ExpertLink, FrameShape, GrpcLink, Handshake, NodeEvent};
+use guildhall_transport::{
+    Call, Endpoint, Error, ExpertLink, FrameShape, GrpcLink, Handshake, NodeEvent,
+};
 
+use super::health::{Health, patience};
 use crate::nodes::Topology;
 
-/// After a failure a node is left alone this long.
-const COOL_DOWN: Duration = Duration::from_millis(100);
+type Opening = Pin<Box<dyn Future<Output = Result<GrpcLink, Error>>>>;
 
 pub(crate) struct Links {
     handshake: Handshake,
     router_id: String,
     shape: FrameShape,
     open: BTreeMap<NodeId, OpenLink>,
-    cooling: BTreeMap<NodeId, Instant>,
+    opening: BTreeMap<NodeId, Opening>,
+    health: BTreeMap<NodeId, Health>,
 }
 
 struct OpenLink {
     link: Box<dyn ExpertLink>,
     draining: bool,
+    /// Calls without an answer: their pairs, and when they were sent.
+    unanswered: BTreeMap<u64, (usize, Instant)>,
+}
+
+/// What happens on a link.
+#[derive(Debug)]
+pub(crate) enum LinkEvent {
+    /// Calls can go to the node now.
+    Opened,
+    /// The node said something.
+    Said(NodeEvent),
 }
 
 impl Links {
     pub(crate) fn new(handshake: Handshake, router_id: String, shape: FrameShape) -> Self {
-        Self { handshake, router_id, shape, open: BTreeMap::new(), cooling: BTreeMap::new() }
+        Self {
+            handshake,
+            router_id,
+            shape,
+            open: BTreeMap::new(),
+            opening: BTreeMap::new(),
+            health: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn shape(&self) -> FrameShape {
         self.shape
     }
 
-    /// Whether calls may go to this node now.
-    pub(crate) fn usable(&self, node: &NodeId) -> bool {
-        self.cooling.get(node).is_none_or(|&until| Instant::now() >= until)
+    /// Whether a call can go to this node now.
+    pub(crate) fn is_open(&self, node: &NodeId) -> bool {
+        self.open.contains_key(node)
+    }
+
+    /// Whether a call should go to this node now, if others could take it too.
+    pub(crate) fn is_well(&self, node: &NodeId) -> bool {
+        let stays = self.open.get(node).is_some_and(|open| !open.draining);
+        stays && !self.health.get(node).is_some_and(|health| health.rests(Instant::now()))
+    }
+
+    /// Begins to open a link to each node that has none. Nobody waits for it.
+    pub(crate) fn open_missing(&mut self, topology: &Topology) {
+        self.opening.retain(|node, _| topology.table.nodes.contains(node));
+        let now = Instant::now();
+        for node in &topology.table.nodes {
+            let may = self.health.get(node).is_none_or(|health| health.may_open(now));
+            if !may || self.is_open(node) || self.opening.contains_key(node) {
+                continue;
+            }
+            if let Ok(endpoint) = topology.endpoint(node) {
+                let opening = open(
+                    node.clone(),
+                    endpoint.clone(),
+                    (self.handshake.clone(), self.router_id.clone()),
+                    self.shape,
+                );
+                self.opening.insert(node.clone(), Box::pin(opening));
+            }
+        }
     }
 
     /// Closes the link and leaves the node alone for a while.
     pub(crate) fn fail(&mut self, node: &NodeId) {
         self.open.remove(node);
-        self.cool_down(node);
+        self.rest(node);
     }
 
-    /// Leaves the node alone for a while.
-    pub(crate) fn cool_down(&mut self, node: &NodeId) {
-        self.cooling.insert(node.clone(), Instant::now() + COOL_DOWN);
+    /// Leaves the node alone for a while, where there are others.
+    pub(crate) fn rest(&mut self, node: &NodeId) {
+        self.health.entry(node.clone()).or_default().failed(Instant::now());
     }
 
-    /// Queues a call to a node, over a new link if there is none.
-    pub(crate) async fn send(
-        &mut self,
-        node: &NodeId,
-        topology: &Topology,
-        call: Call,
-    ) -> Result<(), Error> {
-        if !self.open.contains_key(node) {
-            let endpoint = topology.endpoint(node)?;
-            let link =
-                GrpcLink::open(endpoint, &self.handshake, &self.router_id, self.shape).await?;
-            if link.node() != node {
-                return Err(Error::Protocol {
-                    endpoint: endpoint.clone(),
-                    what: format!("this is node {}, not {node}", link.node()),
-                });
-            }
-            self.open.insert(node.clone(), OpenLink { link: Box::new(link), draining: false });
-            self.cooling.remove(node);
+    /// The answer to a call is late, and others are asked.
+    pub(crate) fn is_late(&mut self, node: &NodeId, call: u64) {
+        self.health.entry(node.clone()).or_default().is_late(call);
+    }
+
+    /// When the answer to a call of so many pairs is late; at most `longest`.
+    pub(crate) fn patience(&self, pairs: usize, longest: Duration) -> Duration {
+        patience(self.health.values().filter_map(|of| of.usual(pairs)).collect(), longest)
+    }
+
+    /// Queues a call to a node whose link is open.
+    ///
+    /// # Errors
+    /// What the link says, after which it is closed.
+    pub(crate) fn send(&mut self, node: &NodeId, call: Call) -> Result<(), Error> {
+        let Some(open) = self.open.get_mut(node) else { return Ok(()) };
+        open.unanswered.insert(call.id, (call.pairs.len(), Instant::now()));
+        let sent = open.link.send(call);
+        if sent.is_err() {
+            self.fail(node);
         }
-        match self.open.get_mut(node) {
-            Some(open) => open.link.send(call),
-            None => Ok(()),
-        }
+        sent
+    }
+
+    /// Nodes that have owed an answer since before this moment.
+    pub(crate) fn silent_since(&self, moment: Instant) -> Vec<NodeId> {
+        let silent = |open: &OpenLink| open.unanswered.values().any(|(_, sent)| *sent <= moment);
+        let silent = self.open.iter().filter(|(_, open)| silent(open));
+        silent.map(|(node, _)| node.clone()).collect()
     }
 
     /// The next event of any link. After an error the link is closed.
     pub(crate) fn poll_event(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<(NodeId, Result<NodeEvent, Error>)> {
+    ) -> Poll<(NodeId, Result<LinkEvent, Error>)> {
+        if let Poll::Ready(opened) = self.poll_opening(cx) {
+            return Poll::Ready(opened);
+        }
         let mut ready = None;
         for (node, open) in &mut self.open {
             if let Poll::Ready(event) = open.link.poll_event(cx) {
-                if matches!(event, Ok(NodeEvent::Draining)) {
-                    open.draining = true;
-                }
                 ready = Some((node.clone(), event));
                 break;
             }
         }
         let Some((node, event)) = ready else { return Poll::Pending };
-        if event.is_err() {
-            self.fail(&node);
+        match &event {
+            Ok(event) => self.note(&node, event),
+            Err(_) => self.fail(&node),
         }
+        Poll::Ready((node, event.map(LinkEvent::Said)))
+    }
+
+    fn poll_opening(&mut self, cx: &mut Context<'_>) -> Poll<(NodeId, Result<LinkEvent, Error>)> {
+        let mut ready = None;
+        for (node, opening) in &mut self.opening {
+            if let Poll::Ready(opened) = opening.as_mut().poll(cx) {
+                ready = Some((node.clone(), opened));
+                break;
+            }
+        }
+        let Some((node, opened)) = ready else { return Poll::Pending };
+        self.opening.remove(&node);
+        let event = match opened {
+            Ok(link) => {
+                let link = Box::new(link);
+                let open = OpenLink { link, draining: false, unanswered: BTreeMap::new() };
+                self.open.insert(node.clone(), open);
+                Ok(LinkEvent::Opened)
+            }
+            Err(error) => {
+                self.rest(&node);
+                Err(error)
+            }
+        };
         Poll::Ready((node, event))
     }
 
-    /// Closes the links to nodes that wait for it.
-    pub(crate) fn close_draining(&mut self) {
-        self.open.retain(|_, open| !open.draining);
+    /// Learns from what a node said.
+    fn note(&mut self, node: &NodeId, event: &NodeEvent) {
+        let Some(open) = self.open.get_mut(node) else { return };
+        let id = match event {
+            NodeEvent::Outputs(outputs) => outputs.id,
+            NodeEvent::Failure(failure) => failure.id,
+            NodeEvent::Draining => {
+                open.draining = true;
+                return;
+            }
+        };
+        let (Some((pairs, sent)), now) = (open.unanswered.remove(&id), Instant::now()) else {
+            return;
+        };
+        let health = self.health.entry(node.clone()).or_default();
+        health.answered(id, pairs, now.duration_since(sent), now);
     }
+
+    /// Closes the links to nodes that wait for it and owe nothing.
+    pub(crate) fn close_draining(&mut self) {
+        self.open.retain(|_, open| !open.draining || !open.unanswered.is_empty());
+    }
+}
+
+/// Opens a link and makes sure of who answers.
+async fn open(
+    node: NodeId,
+    endpoint: Endpoint,
+    (handshake, router_id): (Handshake, String),
+    shape: FrameShape,
+) -> Result<GrpcLink, Error> {
+    let link = GrpcLink::open(&endpoint, &handshake, &router_id, shape).await?;
+    if *link.node() != node {
+        let what = format!("this is node {}, not {node}", link.node());
+        return Err(Error::Protocol { endpoint, what });
+    }
+    Ok(link)
 }

@@ -5,6 +5,7 @@ pub(crate) use remote_experts::{DispatchOptions, RemoteExperts};
 
 mod plan;
 mod combine;
+mod health;
 mod links;
 mod fan_out;
 mod remote_experts;

@@ -14,8 +14,9 @@ use guildhall_telemetry::TraceContext;
 use guildhall_transport::{Call, FailureReason, FrameShape, Handshake, NodeEvent, max_pairs};
 use tokio::runtime::Runtime;
 
-use super::fan_out::{FanOut, NotFinite};
-use super::links::Links;
+use super::fan_out::{FanOut, NotFinite, Outstanding};
+use super::health::HedgeBudget;
+use super::links::{LinkEvent, Links};
 use super::plan::{NodeCall, plan};
 use crate::Error;
 use crate::model::{Experts, ExpertsCall};
@@ -23,6 +24,8 @@ use crate::nodes::Topology;
 
 /// How long to wait before looking for a replica again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// How often to look whether a node is silent for good while its calls are with others too.
+const HEDGED_LOOK: Duration = Duration::from_millis(100);
 /// Turns of the runtime after queueing frames, so that they are on their way before anything else is computed.
 const FLUSH_TURNS: usize = 4;
 
@@ -48,6 +51,7 @@ struct Lane {
     topology: Arc<ArcSwap<Topology>>,
     links: Links,
     options: DispatchOptions,
+    hedges: HedgeBudget,
     next_call: u64,
     trace: Option<TraceContext>,
     last_failure: String,
@@ -70,6 +74,7 @@ impl RemoteExperts {
             topology,
             links,
             options,
+            hedges: HedgeBudget::default(),
             next_call: 0,
             trace: None,
             last_failure: String::new(),
@@ -90,7 +95,7 @@ impl Experts for RemoteExperts {
         let mut fan_out = FanOut::new(call.layer, call.routes, activations, shape);
         let lane = &mut self.lane;
         self.runtime.block_on(async {
-            lane.send(&mut fan_out).await;
+            lane.send(&mut fan_out);
             for _ in 0..FLUSH_TURNS {
                 tokio::task::yield_now().await;
             }
@@ -111,31 +116,54 @@ impl Experts for RemoteExperts {
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready((node, event)) = self.lane.links.poll_event(cx) {
+        let lane = &mut self.lane;
+        lane.links.open_missing(&lane.topology.load());
+        while let Poll::Ready((node, event)) = lane.links.poll_event(cx) {
             if let Err(error) = event {
-                tracing::warn!(%node, %error, "link to expert node lost");
+                lane.note_failure(&node, &error);
             }
         }
-        self.lane.links.close_draining();
+        lane.links.close_draining();
     }
 }
 
 impl Lane {
     /// Sends what nobody is computing to the nodes that can; what none can stays unsent.
-    async fn send(&mut self, fan_out: &mut FanOut) {
+    fn send(&mut self, fan_out: &mut FanOut) {
         let topology = self.topology.load_full();
-        let nodes = &topology.table.nodes;
-        let usable = |slot: usize| self.links.usable(&nodes[slot]);
-        let limit = max_pairs(self.links.shape());
-        let plan = plan(&fan_out.wanted(), &topology.table, usable, limit);
-        if let Some(&pair) = plan.unplaced.first() {
+        self.links.open_missing(&topology);
+        let pairs = std::mem::take(&mut fan_out.unsent);
+        let well = |links: &Links, node: &NodeId| links.is_well(node);
+        let left = self.ask(fan_out, &topology, &pairs, well);
+        // A node that rests is better than none.
+        let open = |links: &Links, node: &NodeId| links.is_open(node);
+        let left = self.ask(fan_out, &topology, &left, open);
+        if let Some(&pair) = left.first() {
             let expert = ExpertIdx(fan_out.routes.experts[pair]);
             let id = ExpertId { layer: fan_out.layer, expert };
             if topology.table.replicas(id).is_empty() {
                 self.last_failure = format!("no live node holds expert {id}");
             }
         }
-        fan_out.planned(plan.unplaced);
+        fan_out.give_back(left);
+    }
+
+    /// Sends pairs to usable nodes. Returns those that none of these holds, or that could not be sent.
+    fn ask(
+        &mut self,
+        fan_out: &mut FanOut,
+        topology: &Topology,
+        pairs: &[usize],
+        usable: impl Fn(&Links, &NodeId) -> bool,
+    ) -> Vec<usize> {
+        if pairs.is_empty() {
+            return Vec::new();
+        }
+        let nodes = &topology.table.nodes;
+        let usable = |slot: usize| usable(&self.links, &nodes[slot]);
+        let limit = max_pairs(self.links.shape());
+        let plan = plan(&fan_out.wanted(pairs), &topology.table, usable, limit);
+        let mut left = plan.unplaced;
         for NodeCall { slot, tokens, pairs, pair_indices } in plan.calls {
             let node = nodes[slot].clone();
             let id = self.next_call;
@@ -150,19 +178,20 @@ impl Lane {
                 activations: fan_out.activations(&tokens),
                 pairs,
             };
-            match self.links.send(&node, &topology, call).await {
+            match self.links.send(&node, call) {
                 Ok(()) => fan_out.sent(id, node, pair_indices, Instant::now()),
                 Err(error) => {
                     self.note_failure(&node, &error);
-                    self.links.fail(&node);
-                    fan_out.give_back(pair_indices);
                     fan_out.lost(&node);
+                    left.extend(pair_indices);
                 }
             }
+            self.hedges.earn();
         }
+        left
     }
 
-    /// Waits until every pair has its output; asks again whoever can answer when a node cannot.
+    /// Waits until every pair has its output; asks others when a node is late or cannot answer.
     async fn collect(&mut self, fan_out: &mut FanOut) -> Result<(), Error> {
         let started = Instant::now();
         let deadline = started + self.options.layer_timeout;
@@ -171,27 +200,70 @@ impl Lane {
             if now >= deadline {
                 return Err(self.unavailable(fan_out, started));
             }
-            let slowest = fan_out.slowest().map(|(_, sent)| sent + self.options.call_timeout);
-            let retry = (!fan_out.unsent.is_empty()).then_some(now + RETRY_PAUSE);
-            let until = [slowest, retry].into_iter().flatten().fold(deadline, Instant::min);
+            let until = deadline.min(self.next_look(fan_out, now));
             let event = poll_fn(|cx| self.links.poll_event(cx));
             match tokio::time::timeout_at(until.into(), event).await {
                 Ok((node, event)) => self.handle(fan_out, &node, event)?,
-                Err(_) => self.give_up_on_silent(fan_out),
+                Err(_) => {
+                    self.give_up_on_silent(fan_out);
+                    self.hedge_late(fan_out);
+                }
             }
             if !fan_out.unsent.is_empty() {
-                self.send(fan_out).await;
+                self.send(fan_out);
             }
         }
+        if self.topology.load().complete {
+            self.links.close_draining();
+        }
         Ok(())
+    }
+
+    /// When a call is late or given up, or it is time to look for a replica again.
+    fn next_look(&self, fan_out: &FanOut, now: Instant) -> Instant {
+        let late = fan_out.unhedged().map(|(_, call)| {
+            let pairs = call.pair_indices.len();
+            call.sent + self.links.patience(pairs, self.options.call_timeout)
+        });
+        let soon = now + RETRY_PAUSE;
+        let retry = (!fan_out.unsent.is_empty()).then_some(soon);
+        // All that was hedged is looked at from time to time.
+        late.chain(retry).min().unwrap_or(now + HEDGED_LOOK)
+    }
+
+    /// Sends what a late node was asked for to others too, as far as there are any and the budget allows.
+    fn hedge_late(&mut self, fan_out: &mut FanOut) {
+        let (now, limit) = (Instant::now(), self.options.call_timeout);
+        let is_late = |call: &Outstanding| {
+            now >= call.sent + self.links.patience(call.pair_indices.len(), limit)
+        };
+        let late: Vec<u64> =
+            fan_out.unhedged().filter(|(_, call)| is_late(call)).map(|(id, _)| id).collect();
+        let topology = self.topology.load_full();
+        for id in late {
+            if !self.hedges.spend() {
+                return;
+            }
+            let Some((node, pairs)) = fan_out.hedge(id) else { continue };
+            self.links.is_late(&node, id);
+            let well = |links: &Links, other: &NodeId| *other != node && links.is_well(other);
+            let left = self.ask(fan_out, &topology, &pairs, well);
+            let asked = pairs.len() - left.len();
+            tracing::debug!(%node, layer = %fan_out.layer, pairs = asked, "late; others are asked too");
+        }
     }
 
     fn handle(
         &mut self,
         fan_out: &mut FanOut,
         node: &NodeId,
-        event: Result<NodeEvent, guildhall_transport::Error>,
+        event: Result<LinkEvent, guildhall_transport::Error>,
     ) -> Result<(), Error> {
+        let event = match event {
+            Ok(LinkEvent::Opened) => return Ok(()),
+            Ok(LinkEvent::Said(event)) => Ok(event),
+            Err(error) => Err(error),
+        };
         match event {
             Ok(NodeEvent::Outputs(outputs)) => {
                 if let Err(NotFinite(expert)) = fan_out.store(outputs.id, &outputs.values) {
@@ -208,7 +280,7 @@ impl Lane {
                     FailureReason::Expired => {}
                     FailureReason::NotResident
                     | FailureReason::Compute
-                    | FailureReason::Overloaded => self.links.cool_down(node),
+                    | FailureReason::Overloaded => self.links.rest(node),
                 }
             }
             Ok(NodeEvent::Draining) => tracing::info!(%node, "expert node is draining"),
@@ -228,13 +300,14 @@ impl Lane {
         }
         tracing::error!(%node, %expert, "a value that is not finite; asking a replica");
         self.last_failure = format!("{node} returned a value that is not finite for {expert}");
-        self.links.cool_down(node);
+        self.links.rest(node);
         Ok(())
     }
 
+    /// Closes the links to nodes that have owed an answer for too long.
     fn give_up_on_silent(&mut self, fan_out: &mut FanOut) {
-        let Some((node, sent)) = fan_out.slowest() else { return };
-        if sent.elapsed() >= self.options.call_timeout {
+        let Some(moment) = Instant::now().checked_sub(self.options.call_timeout) else { return };
+        for node in self.links.silent_since(moment) {
             tracing::warn!(%node, layer = %fan_out.layer, "expert node does not answer");
             self.last_failure = format!("{node} did not answer in {:?}", self.options.call_timeout);
             self.links.fail(&node);

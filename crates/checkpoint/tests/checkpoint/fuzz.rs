@@ -54,7 +54,7 @@ proptest! {
             let config = checkpoint.config();
             let parameters = Parameters::of(config);
             let whole = parameters.total_bytes(StorageType::F32);
-            prop_assert!(whole >= NodeBytes::of(config, StorageType::F32, 3).bytes);
+            prop_assert!(whole >= NodeBytes::of(config, StorageType::F32, (3, 1)).bytes);
             prop_assert!(config.kv_bytes_per_token(4) > 0);
         }
     }

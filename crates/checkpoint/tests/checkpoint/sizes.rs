@@ -105,7 +105,7 @@ fn check(config: &Value, published: &Published) {
     assert_eq!(config.kv_bytes_per_token(2), published.kv_bytes, "{name}");
     let all = parameters.total_bytes(StorageType::Bf16);
     assert_eq!(all, 2 * published.total, "{name}");
-    let one_node = NodeBytes::of(&config, StorageType::Bf16, 1).bytes;
+    let one_node = NodeBytes::of(&config, StorageType::Bf16, (1, 2)).bytes;
     assert_eq!(parameters.router_bytes(StorageType::Bf16) + one_node, all, "{name}");
 }
 
@@ -124,7 +124,7 @@ fn parameters_are_those_of_the_reference_and_of_the_model_cards() {
 }
 
 fn node(config: &ModelConfig, storage: StorageType, nodes: usize) -> (u64, u64) {
-    let node = NodeBytes::of(config, storage, nodes);
+    let node = NodeBytes::of(config, storage, (nodes, 1));
     (node.experts, node.bytes)
 }
 
@@ -137,6 +137,10 @@ fn the_fullest_node_holds_its_share_of_every_layer_rounded_up() {
         assert_eq!(node(&config, StorageType::Bf16, nodes), (experts, experts * expert * 2));
     }
     assert_eq!(node(&config, StorageType::F32, 8).1, 32 * expert * 4);
+    for (nodes, replicas, experts) in [(3, 2, 6 * 32), (4, 2, 4 * 32), (2, 3, 256), (1, 2, 256)] {
+        let node = NodeBytes::of(&config, StorageType::Bf16, (nodes, replicas));
+        assert_eq!(node.experts, experts, "{replicas} replicas on {nodes} nodes");
+    }
     // 32 values share a scale of two bytes.
     assert_eq!(node(&config, StorageType::Int8, 8).1, 32 * (expert + expert / 16));
     assert_eq!(node(&config, StorageType::Int4, 8).1, 32 * (expert / 2 + expert / 16));

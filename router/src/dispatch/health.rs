@@ -1,0 +1,205 @@
+//! What a lane has seen of a node, and what follows: when an answer is late, and when the node may be asked again. No IO.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// Calls of 1 to 2 pairs, of 3 to 4, of 5 to 8 and so on are compared with one another.
+const SIZES: usize = 16;
+/// Rest after a first failure; it doubles with each further one.
+const FIRST_REST: Duration = Duration::from_millis(100);
+/// No rest is longer.
+const LONGEST_REST: Duration = Duration::from_secs(5);
+/// An answer is never late before this: the time in which a busy machine wakes a thread.
+const LEAST_PATIENCE: Duration = Duration::from_millis(40);
+
+/// One node's record with one lane.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    latency: [Latency; SIZES],
+    /// Failures and late answers since the last answer in time.
+    strikes: u32,
+    rests_until: Option<Instant>,
+    /// Calls that were sent elsewhere too because the answer was late, and have no answer yet.
+    owed: BTreeSet<u64>,
+}
+
+/// Mean and mean deviation of answers' times, as TCP estimates round trips (RFC 6298).
+#[derive(Clone, Copy, Debug, Default)]
+struct Latency {
+    mean: Option<Duration>,
+    deviation: Duration,
+}
+
+fn size_class(pairs: usize) -> usize {
+    (pairs.max(1).next_power_of_two().trailing_zeros() as usize).min(SIZES - 1)
+}
+
+impl Health {
+    /// Whether new calls should go to others where there are any.
+    pub(super) fn rests(&self, now: Instant) -> bool {
+        !self.owed.is_empty() || self.rests_until.is_some_and(|until| until > now)
+    }
+
+    /// Whether a link that was lost may be opened again.
+    pub(super) fn may_open(&self, now: Instant) -> bool {
+        self.rests_until.is_none_or(|until| until <= now)
+    }
+
+    /// The time within which a call of so many pairs is answered, almost always; nothing before the first answer.
+    pub(super) fn usual(&self, pairs: usize) -> Option<Duration> {
+        let Latency { mean, deviation } = self.latency[size_class(pairs)];
+        Some(mean? + 4 * deviation)
+    }
+
+    /// The answer to a call is late, and others are asked.
+    pub(super) fn is_late(&mut self, call: u64) {
+        self.owed.insert(call);
+    }
+
+    /// A call was answered.
+    pub(super) fn answered(&mut self, call: u64, pairs: usize, took: Duration, now: Instant) {
+        self.latency[size_class(pairs)].add(took);
+        if self.owed.remove(&call) {
+            self.strike(now);
+        } else if !self.rests(now) {
+            self.strikes = 0;
+        }
+    }
+
+    /// A call or the link failed.
+    pub(super) fn failed(&mut self, now: Instant) {
+        self.owed.clear();
+        self.strike(now);
+    }
+
+    fn strike(&mut self, now: Instant) {
+        let rest = FIRST_REST * 2u32.pow(self.strikes.min(10));
+        self.strikes += 1;
+        self.rests_until = Some(now + rest.min(LONGEST_REST));
+    }
+}
+
+impl Latency {
+    fn add(&mut self, took: Duration) {
+        match self.mean {
+            None => *self = Self { mean: Some(took), deviation: took / 2 },
+            Some(mean) => {
+                self.deviation = (3 * self.deviation + took.abs_diff(mean)) / 4;
+                self.mean = Some((7 * mean + took) / 8);
+            }
+        }
+    }
+}
+
+/// When the answer to a call is late: twice what is usual for the nodes in the middle, so that neither one slow node
+/// nor one fast one decides; `patience` while nothing is known.
+pub(super) fn patience(mut usual: Vec<Duration>, patience: Duration) -> Duration {
+    usual.sort_unstable();
+    let middle = usual.get(usual.len().saturating_sub(1) / 2);
+    middle.map_or(patience, |middle| (2 * *middle).clamp(LEAST_PATIENCE.min(patience), patience))
+}
+
+/// How many calls may be sent twice: a twentieth, and a few more at a time.
+#[derive(Debug)]
+pub(super) struct HedgeBudget(f64);
+
+const HEDGE_SHARE: f64 = 0.05;
+const HEDGE_BURST: f64 = 16.0;
+
+impl Default for HedgeBudget {
+    fn default() -> Self {
+        Self(HEDGE_BURST)
+    }
+}
+
+impl HedgeBudget {
+    /// A call was sent for the first time.
+    pub(super) fn earn(&mut self) {
+        self.0 = (self.0 + HEDGE_SHARE).min(HEDGE_BURST);
+    }
+
+    /// Takes one second sending out of the budget, if it is there.
+    pub(super) fn spend(&mut self) -> bool {
+        let can = self.0 >= 1.0;
+        if can {
+            self.0 -= 1.0;
+        }
+        can
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_late_node_rests_until_it_has_answered_and_a_while_longer() {
+        let (mut health, start) = (Health::default(), Instant::now());
+        assert!(!health.rests(start));
+        health.is_late(7);
+        assert!(health.rests(start + 1000 * MS));
+        health.answered(7, 1, 500 * MS, start + 1000 * MS);
+        assert!(health.rests(start + 1099 * MS));
+        assert!(!health.rests(start + 1100 * MS));
+        // Late again: twice as long.
+        health.is_late(8);
+        health.answered(8, 1, 500 * MS, start + 2000 * MS);
+        assert!(health.rests(start + 2199 * MS));
+        assert!(!health.rests(start + 2200 * MS));
+        // In time: forgiven.
+        health.answered(9, 1, MS, start + 3000 * MS);
+        health.failed(start + 4000 * MS);
+        assert!(!health.rests(start + 4100 * MS));
+    }
+
+    #[test]
+    fn rests_grow_to_a_limit_and_say_when_a_link_is_opened_again() {
+        let (mut health, start) = (Health::default(), Instant::now());
+        for _ in 0..100 {
+            health.failed(start);
+        }
+        assert!(!health.may_open(start + LONGEST_REST - MS));
+        assert!(health.may_open(start + LONGEST_REST));
+    }
+
+    #[test]
+    fn what_is_usual_follows_the_answers_of_a_size() {
+        let (mut health, now) = (Health::default(), Instant::now());
+        assert_eq!(health.usual(4), None);
+        for call in 0..100 {
+            health.answered(call, 3, 10 * MS, now);
+        }
+        let usual = health.usual(4).unwrap();
+        assert!(usual >= 10 * MS && usual < 11 * MS, "{usual:?}");
+        assert_eq!(health.usual(64), None);
+        health.answered(100, 4, 50 * MS, now);
+        assert!(health.usual(4).unwrap() > 40 * MS);
+    }
+
+    #[test]
+    fn patience_goes_by_the_node_in_the_middle() {
+        let check = |usual: &[u32], expected: u32| {
+            let usual = usual.iter().map(|&ms| ms * MS).collect();
+            assert_eq!(patience(usual, 10_000 * MS), expected * MS);
+        };
+        check(&[], 10_000);
+        check(&[30, 900, 30], 60);
+        check(&[900, 30], 60);
+        check(&[1, 2], 40);
+        check(&[9000], 10_000);
+    }
+
+    #[test]
+    fn a_twentieth_of_the_calls_may_be_sent_twice() {
+        let mut budget = HedgeBudget::default();
+        while budget.spend() {}
+        let mut hedges = 0;
+        for _ in 0..1000 {
+            budget.earn();
+            hedges += u32::from(budget.spend());
+        }
+        assert!((49..=50).contains(&hedges), "{hedges}");
+    }
+}
