@@ -8,7 +8,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
-use guildhall_testkit::client::{collect, connect, greedy, status};
+use guildhall_testkit::client::{collect, connect, greedy, idle_status, status};
 use guildhall_testkit::cluster::{Cluster, demo};
 use guildhall_testkit::process::Process;
 
@@ -52,7 +52,7 @@ async fn status_counts_and_the_cache_can_be_forgotten() {
         client.generate(request.clone()).await.unwrap();
     }
     let address = cluster.admin.as_ref().unwrap();
-    let before = status(address, "secret").await;
+    let before = idle_status(address, "secret").await;
     assert!(before.ready && before.takes_traffic && before.reason.is_empty(), "{before:?}");
     assert_eq!((before.prefix_queried_tokens, before.prefix_hit_tokens), (80, 32));
     assert_eq!((before.kv_blocks_used, before.requests), (0, 0));

@@ -2,7 +2,7 @@
 
 use guildhall_proto::v1;
 
-use guildhall_testkit::client::{Essence, collect, connect, essence, greedy, status};
+use guildhall_testkit::client::{Essence, collect, connect, essence, greedy, idle_status};
 use guildhall_testkit::cluster::{Cluster, demo, golden};
 
 fn requests() -> Vec<v1::GenerateRequest> {
@@ -88,13 +88,16 @@ async fn preemption_and_found_prefixes_change_no_bit() {
     let small = ["--kv-cache-memory", "1MiB", "--max-model-len", "512"];
     let admin = ["--admin-port", "0", "--admin-api-key", "secret"];
     let tight = Cluster::start(&model, "bf16", 2, &[&small[..], &admin].concat());
-    for round in 0..3 {
+    // On a busy machine the requests may come one after another, and find room.
+    for round in 0..30 {
         let at_once = answers(&tight, long_requests(), true).await;
         assert_eq!(at_once, expected, "round {round}");
+        let status = idle_status(tight.admin.as_ref().unwrap(), "secret").await;
+        if round > 1 && status.preemptions > 0 && status.prefix_hit_tokens > 0 {
+            return;
+        }
     }
-    let status = status(tight.admin.as_ref().unwrap(), "secret").await;
-    assert!(status.preemptions > 0 && status.prefix_hit_tokens > 0, "{status:?}");
-    assert_eq!(status.kv_blocks_used, 0, "{status:?}");
+    panic!("nobody had to give way, or no prefix was found");
 }
 
 #[tokio::test]

@@ -15,12 +15,12 @@ use tokio::task::JoinSet;
 
 use arguments::Arguments;
 use fixed::Pool;
+use guildhall_testkit::client::idle_status;
 use guildhall_testkit::cluster::{Cluster, demo};
 use memory::Memory;
 use tally::{Outcome, Tally};
 
 mod arguments;
-mod admin;
 mod requests;
 mod bad;
 mod plan;
@@ -32,6 +32,8 @@ mod memory;
 
 /// Clients that ask one thing after the other; together they ask for more than the cluster takes.
 const WORKERS: u64 = 24;
+
+const ADMIN_KEY: &str = "soak";
 
 /// 64 blocks of 16 tokens, of which the longest request needs 45: sequences that run together outgrow them.
 const LITTLE_ROOM: &[&str] = &[
@@ -50,7 +52,7 @@ const LITTLE_ROOM: &[&str] = &[
     "--admin-port",
     "0",
     "--admin-api-key",
-    admin::KEY,
+    ADMIN_KEY,
 ];
 
 #[tokio::main(worker_threads = 2)]
@@ -66,8 +68,9 @@ async fn main() {
     let tally = load(&cluster.address, &pool, arguments.seed, until).await;
     let took = began.elapsed();
     let memory = watching.await.unwrap();
-    let status = admin::wait_until_idle(cluster.admin.as_deref().unwrap()).await;
+    let status = idle_status(cluster.admin.as_deref().unwrap(), ADMIN_KEY).await;
 
+    assert!(status.ready && status.takes_traffic, "{status:?}");
     println!("{tally}");
     println!("{:.0} tokens/s in {took:.1?}", tally.tokens() as f64 / took.as_secs_f64());
     let (hit, queried) = (status.prefix_hit_tokens, status.prefix_queried_tokens);

@@ -1,8 +1,13 @@
 //! Clients of a router, with requests that tests need and what they look at in the answers.
 
+use std::time::{Duration, Instant};
+
 use guildhall_proto::v1;
 use guildhall_proto::v1::generation_client::GenerationClient;
 use tonic::transport::Channel;
+
+/// Nothing may be left of a request this long after its client has the answer.
+const IDLE_WITHIN: Duration = Duration::from_secs(5);
 
 /// A client of the generate API.
 pub type Client = GenerationClient<Channel>;
@@ -20,6 +25,20 @@ pub async fn status(admin_address: &str, key: &str) -> v1::GetStatusResponse {
     let mut request = tonic::Request::new(v1::GetStatusRequest {});
     request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
     admin.get_status(request).await.unwrap().into_inner()
+}
+
+/// The same once nothing runs. A lane gives back what a request held just after the client has its answer.
+pub async fn idle_status(admin_address: &str, key: &str) -> v1::GetStatusResponse {
+    let deadline = Instant::now() + IDLE_WITHIN;
+    loop {
+        let status = status(admin_address, key).await;
+        let sequences = status.running_sequences + status.waiting_sequences;
+        if sequences + status.requests + status.kv_blocks_used == 0 {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "something is left behind: {status:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// A greedy request that goes on after the end-of-sequence token.
