@@ -99,30 +99,36 @@ pub(super) fn patience(mut usual: Vec<Duration>, patience: Duration) -> Duration
     middle.map_or(patience, |middle| (2 * *middle).clamp(LEAST_PATIENCE.min(patience), patience))
 }
 
-/// How many calls may be sent twice: a twentieth, and a few more at a time.
+/// How many calls may be sent twice: a twentieth, a few more each second, and a few at a time.
 #[derive(Debug)]
-pub(super) struct HedgeBudget(f64);
-
-const HEDGE_SHARE: f64 = 0.05;
-const HEDGE_BURST: f64 = 16.0;
-
-impl Default for HedgeBudget {
-    fn default() -> Self {
-        Self(HEDGE_BURST)
-    }
+pub(super) struct HedgeBudget {
+    left: f64,
+    counted: Instant,
 }
 
+const HEDGE_SHARE: f64 = 0.05;
+/// So that a lane which waits for its only call gets on.
+const HEDGES_PER_SECOND: f64 = 5.0;
+const HEDGE_BURST: f64 = 16.0;
+
 impl HedgeBudget {
-    /// A call was sent for the first time.
-    pub(super) fn earn(&mut self) {
-        self.0 = (self.0 + HEDGE_SHARE).min(HEDGE_BURST);
+    pub(super) fn new(now: Instant) -> Self {
+        Self { left: HEDGE_BURST, counted: now }
+    }
+
+    /// So many calls were sent for the first time.
+    pub(super) fn earn(&mut self, calls: u64) {
+        self.left = (self.left + HEDGE_SHARE * calls as f64).min(HEDGE_BURST);
     }
 
     /// Takes one second sending out of the budget, if it is there.
-    pub(super) fn spend(&mut self) -> bool {
-        let can = self.0 >= 1.0;
+    pub(super) fn spend(&mut self, now: Instant) -> bool {
+        let seconds = now.duration_since(self.counted).as_secs_f64();
+        self.left = (self.left + HEDGES_PER_SECOND * seconds).min(HEDGE_BURST);
+        self.counted = now;
+        let can = self.left >= 1.0;
         if can {
-            self.0 -= 1.0;
+            self.left -= 1.0;
         }
         can
     }
@@ -192,14 +198,18 @@ mod tests {
     }
 
     #[test]
-    fn a_twentieth_of_the_calls_may_be_sent_twice() {
-        let mut budget = HedgeBudget::default();
-        while budget.spend() {}
+    fn a_twentieth_of_the_calls_and_some_each_second_may_be_sent_twice() {
+        let now = Instant::now();
+        let mut budget = HedgeBudget::new(now);
+        while budget.spend(now) {}
         let mut hedges = 0;
         for _ in 0..1000 {
-            budget.earn();
-            hedges += u32::from(budget.spend());
+            budget.earn(1);
+            hedges += u32::from(budget.spend(now));
         }
-        assert!((49..=50).contains(&hedges), "{hedges}");
+        assert!((49..=51).contains(&hedges), "{hedges}");
+        while budget.spend(now) {}
+        assert!(!budget.spend(now + 100 * MS));
+        assert!(budget.spend(now + 250 * MS));
     }
 }

@@ -74,7 +74,7 @@ impl RemoteExperts {
             topology,
             links,
             options,
-            hedges: HedgeBudget::default(),
+            hedges: HedgeBudget::new(Instant::now()),
             next_call: 0,
             trace: None,
             last_failure: String::new(),
@@ -132,12 +132,13 @@ impl Lane {
     fn send(&mut self, fan_out: &mut FanOut) {
         let topology = self.topology.load_full();
         self.links.open_missing(&topology);
-        let pairs = std::mem::take(&mut fan_out.unsent);
+        let (pairs, first_call) = (std::mem::take(&mut fan_out.unsent), self.next_call);
         let well = |links: &Links, node: &NodeId| links.is_well(node);
         let left = self.ask(fan_out, &topology, &pairs, well);
         // A node that rests is better than none.
         let open = |links: &Links, node: &NodeId| links.is_open(node);
         let left = self.ask(fan_out, &topology, &left, open);
+        self.hedges.earn(self.next_call - first_call);
         if let Some(&pair) = left.first() {
             let expert = ExpertIdx(fan_out.routes.experts[pair]);
             let id = ExpertId { layer: fan_out.layer, expert };
@@ -186,7 +187,6 @@ impl Lane {
                     left.extend(pair_indices);
                 }
             }
-            self.hedges.earn();
         }
         left
     }
@@ -221,35 +221,40 @@ impl Lane {
 
     /// When a call is late or given up, or it is time to look for a replica again.
     fn next_look(&self, fan_out: &FanOut, now: Instant) -> Instant {
-        let late = fan_out.unhedged().map(|(_, call)| {
-            let pairs = call.pair_indices.len();
-            call.sent + self.links.patience(pairs, self.options.call_timeout)
-        });
         let soon = now + RETRY_PAUSE;
+        let late = fan_out.unhedged().map(|(_, call)| {
+            let late = self.late_at(call);
+            // What is late already waits for the budget.
+            if late > now { late } else { soon }
+        });
         let retry = (!fan_out.unsent.is_empty()).then_some(soon);
         // All that was hedged is looked at from time to time.
         late.chain(retry).min().unwrap_or(now + HEDGED_LOOK)
     }
 
+    /// When the answer to a call is late.
+    fn late_at(&self, call: &Outstanding) -> Instant {
+        call.sent + self.links.patience(call.pair_indices.len(), self.options.call_timeout)
+    }
+
     /// Sends what a late node was asked for to others too, as far as there are any and the budget allows.
     fn hedge_late(&mut self, fan_out: &mut FanOut) {
-        let (now, limit) = (Instant::now(), self.options.call_timeout);
-        let is_late = |call: &Outstanding| {
-            now >= call.sent + self.links.patience(call.pair_indices.len(), limit)
-        };
-        let late: Vec<u64> =
-            fan_out.unhedged().filter(|(_, call)| is_late(call)).map(|(id, _)| id).collect();
+        let now = Instant::now();
+        let late = fan_out.unhedged().filter(|(_, call)| now >= self.late_at(call));
+        let late: Vec<u64> = late.map(|(id, _)| id).collect();
         let topology = self.topology.load_full();
         for id in late {
-            if !self.hedges.spend() {
+            if !self.hedges.spend(now) {
                 return;
             }
             let Some((node, pairs)) = fan_out.hedge(id) else { continue };
-            self.links.is_late(&node, id);
             let well = |links: &Links, other: &NodeId| *other != node && links.is_well(other);
-            let left = self.ask(fan_out, &topology, &pairs, well);
-            let asked = pairs.len() - left.len();
-            tracing::debug!(%node, layer = %fan_out.layer, pairs = asked, "late; others are asked too");
+            let asked = pairs.len() - self.ask(fan_out, &topology, &pairs, well).len();
+            if asked > 0 {
+                self.links.is_late(&node, id);
+                let layer = fan_out.layer;
+                tracing::debug!(%node, %layer, pairs = asked, "late; others are asked too");
+            }
         }
     }
 
