@@ -19,7 +19,7 @@ use crate::Error;
 
 /// Answers that may wait for a slow watcher.
 const QUEUED_ANSWERS: usize = 16;
-/// As etcd's own default.
+/// As much as our client takes: a listing has the records of all nodes.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
 /// The services, to be added to a server.
