@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "guildhall/v1/generation.proto",
     "guildhall/v1/admin.proto",
     "guildhall/v1/expert.proto",
+    "guildhall/v1/cluster.proto",
     "vllm/vllm_engine.proto",
 ];
 

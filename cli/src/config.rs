@@ -44,7 +44,7 @@ pub(crate) enum Command {
     /// Take requests and run the dense part of a model.
     Router(Box<Role<RouterConfig>>),
     /// Hold experts and compute them.
-    ExpertNode(Role<ExpertNodeConfig>),
+    ExpertNode(Box<Role<ExpertNodeConfig>>),
     /// Start a router and expert nodes on this machine, and stop them together.
     Up(UpOptions),
     /// Stream a completion to the terminal.
@@ -53,6 +53,51 @@ pub(crate) enum Command {
     Inspect(InspectOptions),
     /// Compare placements on expert loads, without a cluster.
     Simulate(Box<SimulateOptions>),
+    /// Show who is in a cluster, who holds what, and how evenly it is used.
+    Status(AdminOptions),
+    /// Have a node's experts loaded elsewhere, and leave it without any.
+    Drain(DrainOptions),
+    /// Solve a placement for the load of now, and roll it out.
+    Rebalance(RebalanceOptions),
+}
+
+/// How to reach the admin API of a router; any router of the cluster will do.
+#[derive(Debug, Args)]
+pub(crate) struct AdminOptions {
+    /// Address of the admin API.
+    #[arg(long, env = "GUILDHALL_ADMIN", default_value = "http://127.0.0.1:50053")]
+    pub(crate) admin: String,
+
+    /// Its key.
+    #[arg(long, env = "GUILDHALL_ADMIN_API_KEY", hide_env_values = true)]
+    pub(crate) admin_api_key: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainOptions {
+    /// Name of the node.
+    pub(crate) node: String,
+
+    /// Let the node hold experts again.
+    #[arg(long)]
+    pub(crate) undo: bool,
+
+    /// Do not wait until the node is empty.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+
+    #[command(flatten)]
+    pub(crate) admin: AdminOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RebalanceOptions {
+    /// Only say what would be done.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    #[command(flatten)]
+    pub(crate) admin: AdminOptions,
 }
 
 /// A process and how it ends.
@@ -92,6 +137,14 @@ pub(crate) struct UpOptions {
     /// Port of the OpenAI-compatible HTTP API; 0: any free one.
     #[arg(long, env = "GUILDHALL_PORT", default_value_t = 8000)]
     pub(crate) port: u16,
+
+    /// Port of the admin API; 0: any free one.
+    #[arg(long, env = "GUILDHALL_ADMIN_PORT", default_value_t = 0)]
+    pub(crate) admin_port: u16,
+
+    /// Key of the admin API; default: a new one, which is printed.
+    #[arg(long, env = "GUILDHALL_ADMIN_API_KEY", hide_env_values = true)]
+    pub(crate) admin_api_key: Option<String>,
 
     /// Where experts are computed: remote (on expert nodes) or local (in the router).
     #[arg(long, env = "GUILDHALL_EXPERTS", default_value_t = ExpertsMode::Remote, value_enum)]

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use guildhall_router::ExpertsMode;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinSet;
 
 use crate::config::{LogOptions, UpOptions};
 use crate::shutdown;
 
-/// A process gets this long to end by itself; above its own time to drain.
-const STOP_TIMEOUT: Duration = Duration::from_secs(40);
+/// A process gets this long to end by itself; above its own times to leave and to drain.
+const STOP_TIMEOUT: Duration = Duration::from_secs(70);
 
 /// Starts everything, waits until it is ready, and stops it on Ctrl-C, SIGTERM, or when one process fails.
 pub(crate) async fn run(options: UpOptions, logs: &LogOptions) -> anyhow::Result<()> {
@@ -35,7 +35,7 @@ pub(crate) async fn run(options: UpOptions, logs: &LogOptions) -> anyhow::Result
 struct Cluster<'a> {
     options: &'a UpOptions,
     logs: &'a LogOptions,
-    /// The nodes, then the router.
+    /// The router, then the nodes.
     members: Vec<Member>,
     /// Tasks that copy the processes' log lines; each ends with its process.
     copies: JoinSet<()>,
@@ -48,46 +48,98 @@ struct Member {
     stdin: Option<ChildStdin>,
 }
 
-/// Where a process listens.
-struct Addresses {
-    /// For gRPC.
-    listening: String,
-    http: Option<String>,
+/// Standard output of a process that is starting.
+struct Starting {
+    name: String,
+    lines: Lines<BufReader<ChildStdout>>,
+    /// What it has said so far.
+    said: Vec<String>,
+}
+
+impl Starting {
+    /// The rest of the line with `before`; waits for it.
+    async fn address(&mut self, before: &str) -> anyhow::Result<String> {
+        let rest = |line: &String| line.split_once(before).map(|(_, rest)| rest.to_owned());
+        if let Some(address) = self.said.iter().find_map(rest) {
+            return Ok(address);
+        }
+        let name = &self.name;
+        while let Some(line) =
+            self.lines.next_line().await.with_context(|| format!("reading from {name}"))?
+        {
+            let found = rest(&line);
+            self.said.push(line);
+            if let Some(address) = found {
+                return Ok(address);
+            }
+        }
+        bail!("{name} ended before it was ready; its log says why")
+    }
 }
 
 impl Cluster<'_> {
     /// Returns when a process ends, which none should.
     async fn serve(&mut self, sockets: &Path) -> anyhow::Result<()> {
-        let mut addresses = Vec::new();
+        let admin_key = self
+            .options
+            .admin_api_key
+            .clone()
+            .unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));
+        let mut router = self.start_router(&admin_key)?;
+        let mut nodes = Vec::new();
         if self.options.experts == ExpertsMode::Remote {
-            for index in 0..self.options.expert_nodes.get() {
-                addresses.push(self.start_node(sockets, index).await?);
+            let store = router.address("cluster port on ").await?;
+            let count = self.options.expert_nodes.get();
+            let started: Vec<_> = (0..count)
+                .map(|index| self.start_node(sockets, index, &store))
+                .collect::<anyhow::Result<_>>()?;
+            for mut node in started {
+                nodes.push(node.address(" listening on ").await?);
             }
         }
-        let router = self.start_router(&addresses).await?;
-        print_ready(&router, &addresses);
+        let listening = self.ready(&mut router).await?;
+        let http = router.address("HTTP API on ").await?;
+        let admin = router.address("admin API on ").await?;
+        print_ready(&Ready { listening, http, nodes, admin, admin_key });
         self.first_to_end().await
     }
 
-    async fn start_node(&mut self, sockets: &Path, index: usize) -> anyhow::Result<String> {
+    /// Waits until the router takes requests, which it never does if a node ends before.
+    async fn ready(&mut self, router: &mut Starting) -> anyhow::Result<String> {
+        tokio::select! {
+            listening = router.address("router listening on ") => listening,
+            ended = self.first_to_end() => Err(ended.err().context("a process ended")?),
+        }
+    }
+
+    fn start_node(
+        &mut self,
+        sockets: &Path,
+        index: usize,
+        store: &str,
+    ) -> anyhow::Result<Starting> {
         let name = format!("expert-node-{index}");
         let socket = sockets.join(format!("{name}.sock"));
         let mut command = self.guildhall("expert-node")?;
-        command.arg("--node-id").arg(&name);
+        command.arg("--node-id").arg(&name).arg("--store").arg(store);
         command.arg("--listen").arg(format!("unix:{}", socket.display()));
-        Ok(self.start(name, command).await?.listening)
+        self.start(name, command)
     }
 
-    async fn start_router(&mut self, nodes: &[String]) -> anyhow::Result<Addresses> {
+    fn start_router(&mut self, admin_key: &str) -> anyhow::Result<Starting> {
         let mut command = self.guildhall("router")?;
         command.arg("--grpc-port").arg(self.options.grpc_port.to_string());
         command.arg("--port").arg(self.options.port.to_string());
+        command.arg("--admin-port").arg(self.options.admin_port.to_string());
+        // Arguments can be seen by every user of the machine.
+        command.env("GUILDHALL_ADMIN_API_KEY", admin_key);
         command.arg("--experts").arg(self.options.experts.to_string());
-        if !nodes.is_empty() {
-            command.arg("--nodes").arg(nodes.join(","));
+        if self.options.experts == ExpertsMode::Remote {
+            command.arg("--cluster-port").arg("0");
+            command.arg("--min-nodes").arg(self.options.expert_nodes.to_string());
             command.arg("--min-replicas").arg(self.options.min_replicas.to_string());
         }
-        self.start("router".into(), command).await
+        self.start("router".into(), command)
     }
 
     /// This binary in another role, with what all roles share.
@@ -104,8 +156,7 @@ impl Cluster<'_> {
         Ok(command)
     }
 
-    /// Starts a process and waits for the line that says that it is ready.
-    async fn start(&mut self, name: String, mut command: Command) -> anyhow::Result<Addresses> {
+    fn start(&mut self, name: String, mut command: Command) -> anyhow::Result<Starting> {
         let mut process = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -118,19 +169,7 @@ impl Cluster<'_> {
         self.copies.spawn(copy_log(name.clone(), stderr));
         let stdin = process.stdin.take();
         self.members.push(Member { name: name.clone(), process, stdin });
-        let mut lines = BufReader::new(stdout).lines();
-        let mut http = None;
-        while let Some(line) =
-            lines.next_line().await.with_context(|| format!("reading from {name}"))?
-        {
-            if let Some((_, address)) = line.split_once("HTTP API on ") {
-                http = Some(address.to_owned());
-            }
-            if let Some((_, address)) = line.split_once(" listening on ") {
-                return Ok(Addresses { listening: address.to_owned(), http });
-            }
-        }
-        bail!("{name} ended before it was ready; its log says why")
+        Ok(Starting { name, lines: BufReader::new(stdout).lines(), said: Vec::new() })
     }
 
     async fn first_to_end(&mut self) -> anyhow::Result<()> {
@@ -142,17 +181,23 @@ impl Cluster<'_> {
         bail!("{name} ended: {}", status.context("waiting for it")?)
     }
 
-    /// Stops the router first, so that running requests can end, then the nodes.
+    /// Stops the router first, so that running requests can end, then all nodes at once.
     async fn stop(&mut self) {
-        while let Some(mut member) = self.members.pop() {
-            drop(member.stdin.take());
-            if tokio::time::timeout(STOP_TIMEOUT, member.process.wait()).await.is_err() {
-                tracing::warn!(process = member.name, "did not stop in time; killed");
-                // It may have ended meanwhile.
-                let _ = member.process.kill().await;
-            }
+        let mut members = std::mem::take(&mut self.members).into_iter();
+        if let Some(router) = members.next() {
+            stop(router).await;
         }
+        members.map(stop).collect::<JoinSet<()>>().join_all().await;
         while self.copies.join_next().await.is_some() {}
+    }
+}
+
+async fn stop(mut member: Member) {
+    drop(member.stdin.take());
+    if tokio::time::timeout(STOP_TIMEOUT, member.process.wait()).await.is_err() {
+        tracing::warn!(process = member.name, "did not stop in time; killed");
+        // It may have ended meanwhile.
+        let _ = member.process.kill().await;
     }
 }
 
@@ -178,9 +223,17 @@ async fn copy_log(name: String, stderr: impl AsyncRead + Unpin) {
     }
 }
 
-fn print_ready(router: &Addresses, nodes: &[String]) {
-    let Addresses { listening, http } = router;
-    let http = http.iter().map(|http| format!("  OpenAI API     {http}/v1\n")).collect::<String>();
+/// What there is to say once everything is ready.
+struct Ready {
+    listening: String,
+    http: String,
+    nodes: Vec<String>,
+    admin: String,
+    admin_key: String,
+}
+
+fn print_ready(ready: &Ready) {
+    let Ready { listening, http, nodes, admin, admin_key } = ready;
     let nodes = nodes.iter().enumerate();
     let nodes: String = nodes.map(|(n, node)| format!("  expert-node-{n}  {node}\n")).collect();
     // As this process was called, so that the line can be copied.
@@ -190,8 +243,9 @@ fn print_ready(router: &Addresses, nodes: &[String]) {
         other => format!(" --server {other}"),
     };
     let text = format!(
-        "\n  router         {listening}\n{http}{nodes}\n  Ready. In another terminal:\n    \
-         {binary} generate{server} \"Once upon a time\"\n  Ctrl-C stops everything.\n\n"
+        "\n  router         {listening}\n  OpenAI API     {http}/v1\n{nodes}\n  Ready. In another terminal:\n    \
+         {binary} generate{server} \"Once upon a time\"\n    \
+         {binary} status --admin {admin} --admin-api-key {admin_key}\n  Ctrl-C stops everything.\n\n"
     );
     let mut stdout = std::io::stdout();
     if stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err() {

@@ -162,7 +162,7 @@ fn accept(job: Job, held: &Held) -> Option<Job> {
     let id = |expert| ExpertId { layer: job.call.layer, expert };
     let absent = job.call.pairs.iter().map(|pair| id(pair.expert)).find(|&e| held.get(e).is_none());
     if let Some(absent) = absent {
-        let message = format!("expert {absent} is not on this node (epoch {})", held.epoch);
+        let message = format!("expert {absent} is not on this node");
         job.fail(FailureReason::NotResident, message);
         return None;
     }

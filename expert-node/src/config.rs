@@ -4,8 +4,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use guildhall_cluster::StoreConfig;
 use guildhall_ids::NodeId;
-use guildhall_kernels::{Dtype, InstructionSet};
+use guildhall_kernels::{Dtype, InstructionSet, MemorySize};
 use guildhall_transport::Endpoint;
 
 /// Everything that an expert node can be told.
@@ -18,6 +19,28 @@ pub struct ExpertNodeConfig {
     /// Where routers connect: host:port (port 0: any free one) or unix:/path.
     #[arg(long, env = "GUILDHALL_LISTEN", default_value = "127.0.0.1:50061", value_name = "ADDR")]
     pub listen: Endpoint,
+
+    /// Where the cluster's state is.
+    #[command(flatten)]
+    pub store: StoreConfig,
+
+    /// Where routers shall connect, if not where this node listens; for 0.0.0.0 it is the address from which this
+    /// machine reaches the store.
+    #[arg(long, env = "GUILDHALL_ADVERTISE", value_name = "ADDR")]
+    pub advertise: Option<Endpoint>,
+
+    /// Memory for experts: bytes, or with KiB, MiB, GiB, or a share of the machine's memory.
+    #[arg(long, env = "GUILDHALL_CAPACITY", default_value = "80%", value_name = "SIZE")]
+    pub capacity: MemorySize,
+
+    /// How fast this node is, relative to the others.
+    #[arg(long, env = "GUILDHALL_SPEED", default_value = "1", value_name = "FACTOR",
+          value_parser = speed)]
+    pub speed: f64,
+
+    /// What fails together with this node, such as a rack; replicas of an expert spread over zones.
+    #[arg(long, env = "GUILDHALL_ZONE", default_value = "", value_name = "NAME")]
+    pub zone: String,
 
     /// Name of this node, unique in the cluster and the same after a restart.
     #[arg(long, env = "GUILDHALL_NODE_ID", default_value = "expert-node-0", value_name = "NAME")]
@@ -47,10 +70,15 @@ pub struct ExpertNodeConfig {
     #[arg(long, env = "GUILDHALL_MAX_BATCH_PAIRS", default_value = "16384", value_name = "N")]
     pub max_batch_pairs: NonZeroUsize,
 
-    /// Seconds that routers get to leave after SIGTERM.
+    /// Seconds that the cluster gets to hold this node's experts elsewhere after SIGTERM, and then routers to leave.
     #[arg(long, env = "GUILDHALL_DRAIN_TIMEOUT", default_value = "30", value_name = "SECONDS",
           value_parser = seconds)]
     pub drain_timeout: Duration,
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    let speed = text.parse().ok().filter(|speed: &f64| speed.is_finite() && *speed > 0.0);
+    speed.ok_or_else(|| format!("{text:?} is no number above 0"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

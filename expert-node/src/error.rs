@@ -12,6 +12,15 @@ pub enum Error {
     /// The server failed.
     #[error("transport")]
     Transport(#[from] guildhall_transport::Error),
+    /// The settings contradict each other.
+    #[error("{0}")]
+    Config(String),
+    /// The store, or another process in it, does not let this node in.
+    #[error("cluster")]
+    Cluster(#[from] guildhall_cluster::Error),
+    /// A part of the process ended while it should serve.
+    #[error("{0}")]
+    Ended(String),
     /// The system refused a thread, a signal handler or an address.
     #[error("{what}")]
     System {

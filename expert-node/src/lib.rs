@@ -3,12 +3,15 @@
 pub use config::ExpertNodeConfig;
 pub use error::Error;
 pub use process::run;
-pub use service::{Node, NodeOptions};
 
 mod config;
 mod process;
+mod membership;
+mod reconcile;
 mod service;
 mod batcher;
 mod compute;
 mod shard;
+#[cfg(test)]
+mod node_tests;
 mod error;

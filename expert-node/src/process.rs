@@ -1,32 +1,142 @@
-//! The life of an expert-node process: open, listen, drain, stop.
+//! The life of an expert-node process: open, listen, join the cluster, leave it, drain, stop.
 
 use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use guildhall_checkpoint::Checkpoint;
-use guildhall_kernels::CpuOptions;
-use guildhall_transport::{Lifecycle, Listener, serve};
+use guildhall_cluster::{Key, NodeRecord, Session, SessionOptions};
+use guildhall_kernels::{CpuOptions, memory_of_machine};
+use guildhall_transport::{Endpoint, Lifecycle, Listener, serve};
 use tokio_util::sync::CancellationToken;
 
+use crate::membership::Membership;
 use crate::service::{Node, NodeOptions};
+use crate::shard::Shard;
 use crate::{Error, ExpertNodeConfig};
 
-/// Runs a node until `shutdown`, then drains it. Prints one line to standard output once it listens:
+/// A name that another process has is free after this time, if that process has ended: twice the time after which the
+/// store forgets it.
+const NAME_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Runs a node until `shutdown`, then leaves the cluster and drains. Prints one line to standard output once it listens:
 /// `expert-node NAME listening on ADDRESS`.
 ///
 /// The caller's runtime should be single-threaded: the network side of a node is one task per stream, and a
 /// multi-threaded runtime makes every round trip slower.
 ///
 /// # Errors
-/// When the model, the device or the address cannot be had.
+/// When the model, the device or the address cannot be had, or another process has this one's name.
 pub async fn run(config: ExpertNodeConfig, shutdown: CancellationToken) -> Result<(), Error> {
+    let store = config.store.open().map_err(Error::Config)?;
     let checkpoint = Checkpoint::open(&config.model)?;
     for key in &checkpoint.config().unknown_keys {
         tracing::warn!(key, "config.json has a key that this version does not know");
     }
     let lifecycle = Lifecycle::default();
+    let (node, compute) =
+        Node::start(checkpoint, node_options(&config), lifecycle.draining().clone())?;
+    let listener = Listener::bind(&config.listen).await?;
+    let address = listener.endpoint().map_err(system("reading the own address"))?;
+    print_address(&config, &address)?;
+
+    let record = node_record(&config, &node, &address);
+    let (session, task) =
+        Session::new(store, &config.store.store_prefix, SessionOptions::default());
+    let end_session = CancellationToken::new();
+    let mut following = tokio::spawn(task.run(end_session.clone()));
+    let shard = node.shard().clone();
+    let mut serving = tokio::spawn(serve(listener, node, lifecycle.clone()));
+    let mut ended = tokio::select! {
+        belonged = belong(&config, (session, record), shard, &shutdown) => belonged,
+        followed = &mut following => Err(flat(followed.map(|ended| ended.map_err(Error::from)))),
+        served = &mut serving => Err(flat(served.map(|ended| ended.map_err(Error::from)))),
+    };
+    if !serving.is_finished() {
+        if !lifecycle.drain(config.drain_timeout).await {
+            tracing::warn!("routers were still connected when the time to drain was over");
+        }
+        ended = ended.and(serving.await.map_or(Ok(()), |served| served.map_err(Error::from)));
+    }
+    end_session.cancel();
+    if !following.is_finished() {
+        // It ends its lease; nothing depends on how that goes.
+        let _ = following.await;
+    }
+    // The server has dropped the last sender of the queue, so the thread ends after its current batch.
+    if compute.join().is_err() {
+        tracing::error!("the compute thread panicked");
+    }
+    tracing::info!("stopped");
+    ended
+}
+
+/// Belongs to the cluster until `shutdown`, and then until nobody depends on this node.
+async fn belong(
+    config: &ExpertNodeConfig,
+    (session, record): (Session, NodeRecord),
+    shard: Arc<Shard>,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
+    let prefix = config.store.store_prefix.clone();
+    let name = config.node_id.clone();
+    let key = Key::Node(name.clone()).under(&prefix);
+    tokio::select! {
+        free = wait_for_name(session.clone(), &key, &record) => free?,
+        () = shutdown.cancelled() => return Ok(()),
+    }
+    let mut leaving = Membership::new(name, record, shard, (session, prefix)).start();
+    shutdown.cancelled().await;
+    tracing::info!("leaving the cluster");
+    if !leaving.announce(config.drain_timeout).await {
+        tracing::warn!("leaving although others still depend on this node");
+    }
+    Ok(())
+}
+
+/// Waits until no other process has this node's name. One that had the same address is gone: this process has the
+/// address now.
+async fn wait_for_name(mut session: Session, key: &str, own: &NodeRecord) -> Result<(), Error> {
+    let mut deadline = None;
+    loop {
+        let mirror = session.mirror();
+        let other = mirror.get(key).and_then(|known| NodeRecord::decode(&known.value).ok());
+        let other = other.filter(|other| other.address != own.address);
+        let now = Instant::now();
+        match other {
+            None if mirror.connected => return Ok(()),
+            Some(other) if deadline.is_some_and(|deadline| now >= deadline) => {
+                let key = format!("{key} (it listens on {})", other.address);
+                return Err(guildhall_cluster::Error::Taken { key }.into());
+            }
+            // The store has not been reached yet, or still shows the other one.
+            None => {}
+            Some(_) => {
+                deadline.get_or_insert(now + NAME_PATIENCE);
+            }
+        }
+        let wait = tokio::time::timeout(Duration::from_secs(1), session.changed()).await;
+        if wait == Ok(false) {
+            // The session has ended, and says why itself.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Why a task ended that should not have.
+fn flat(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> Error {
+    match ended {
+        Ok(Err(error)) => error,
+        Ok(Ok(())) => Error::Ended("a task ended by itself".into()),
+        Err(panic) => Error::Ended(panic.to_string()),
+    }
+}
+
+fn node_options(config: &ExpertNodeConfig) -> NodeOptions<'_> {
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let options = NodeOptions {
+    NodeOptions {
         node_id: config.node_id.clone(),
         dtype: config.dtype,
         device: CpuOptions {
@@ -36,34 +146,65 @@ pub async fn run(config: ExpertNodeConfig, shutdown: CancellationToken) -> Resul
         hash_cache: config.hash_cache.as_deref(),
         max_queued_calls: config.max_queued_calls.get(),
         max_batch_pairs: config.max_batch_pairs.get(),
-    };
-    let (node, compute) = Node::start(checkpoint, options, lifecycle.draining().clone())?;
-    let listener = Listener::bind(&config.listen).await?;
-    let system = |what| move |source| Error::System { what, source };
-    let address = listener.endpoint().map_err(system("reading the own address"))?;
+    }
+}
+
+fn node_record(config: &ExpertNodeConfig, node: &Node, listening: &Endpoint) -> NodeRecord {
+    let identity = node.identity();
+    let handshake = &identity.handshake;
+    NodeRecord {
+        instance: identity.instance,
+        address: advertised(config, listening).to_string(),
+        protocol_version: handshake.protocol_version,
+        model_fingerprint: handshake.model_fingerprint.clone(),
+        dtype: handshake.dtype.clone(),
+        hidden_size: handshake.hidden_size,
+        instruction_set: identity.instruction_set.clone(),
+        device: "cpu".into(),
+        capacity_bytes: config.capacity.of(memory_of_machine()) as u64,
+        speed: config.speed,
+        zone: config.zone.clone(),
+        draining: false,
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
+}
+
+/// Where routers connect: as told, or where it listens; with the address from which this machine reaches the store in
+/// the place of "every address".
+fn advertised(config: &ExpertNodeConfig, listening: &Endpoint) -> Endpoint {
+    if let Some(advertise) = &config.advertise {
+        return advertise.clone();
+    }
+    let Endpoint::Tcp(authority) = listening else { return listening.clone() };
+    let Ok(address) = authority.parse::<SocketAddr>() else { return listening.clone() };
+    if !address.ip().is_unspecified() {
+        return listening.clone();
+    }
+    match own_address(&config.store.store) {
+        Some(ip) => Endpoint::Tcp(SocketAddr::new(ip, address.port()).to_string()),
+        None => listening.clone(),
+    }
+}
+
+/// The address from which this machine sends to the first of `peers` that there is a way to; nothing is sent.
+fn own_address(peers: &[String]) -> Option<IpAddr> {
+    let authority = |peer: &String| peer.rsplit("//").next().unwrap_or_default().to_owned();
+    peers.iter().find_map(|peer| {
+        let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+        socket.connect(authority(peer).trim_end_matches('/')).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    })
+}
+
+fn print_address(config: &ExpertNodeConfig, address: &Endpoint) -> Result<(), Error> {
     let mut stdout = std::io::stdout();
     writeln!(stdout, "expert-node {} listening on {address}", config.node_id)
         .and_then(|()| stdout.flush())
         .map_err(system("printing the own address"))?;
     tracing::info!(node = %config.node_id, %address, dtype = %config.dtype, "expert node ready");
+    Ok(())
+}
 
-    let serving = serve(listener, node, lifecycle.clone());
-    tokio::pin!(serving);
-    tokio::select! {
-        ended = &mut serving => return ended.map_err(Error::from),
-        () = shutdown.cancelled() => {}
-    }
-    tracing::info!("draining");
-    let draining = async {
-        if !lifecycle.drain(config.drain_timeout).await {
-            tracing::warn!("routers were still connected when the time to drain was over");
-        }
-    };
-    let ended = tokio::join!(draining, serving).1;
-    // The server has dropped the last sender of the queue, so the thread ends after its current batch.
-    if compute.join().is_err() {
-        tracing::error!("the compute thread panicked");
-    }
-    tracing::info!("stopped");
-    ended.map_err(Error::from)
+fn system(what: &'static str) -> impl Fn(std::io::Error) -> Error {
+    move |source| Error::System { what, source }
 }

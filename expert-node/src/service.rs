@@ -1,18 +1,14 @@
-//! The node as routers see it: who it is, what it holds, where calls go.
+//! The node as routers see it: who it is and where calls go.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use guildhall_checkpoint::Checkpoint;
-use guildhall_ids::{Epoch, ExpertId, NodeId};
+use guildhall_ids::NodeId;
 use guildhall_kernels::{CpuOptions, Device, Dtype};
 use guildhall_proto::EXPERT_PROTOCOL_VERSION;
-use guildhall_transport::{
-    AssignError, Call, ExpertBackend, FrameShape, Handshake, NodeDescription, Refusal, ReplySlot,
-    Resident,
-};
+use guildhall_transport::{Call, ExpertBackend, FrameShape, Handshake, Refusal, ReplySlot};
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
@@ -21,43 +17,40 @@ use crate::shard::Shard;
 
 /// An expert node without its server; cheap to clone.
 #[derive(Clone)]
-pub struct Node {
+pub(crate) struct Node {
     identity: Arc<Identity>,
     shard: Arc<Shard>,
     queue: ComputeQueue,
     draining: CancellationToken,
 }
 
-struct Identity {
-    node: NodeId,
-    instance: u64,
-    handshake: Handshake,
-    instruction_set: String,
+pub(crate) struct Identity {
+    pub(crate) node: NodeId,
+    pub(crate) instance: u64,
+    pub(crate) handshake: Handshake,
+    pub(crate) instruction_set: String,
     dtype: Dtype,
 }
 
 /// What a [`Node`] is made of.
-pub struct NodeOptions<'a> {
-    /// Its name.
-    pub node_id: NodeId,
-    /// What it computes in.
-    pub dtype: Dtype,
-    /// Its device.
-    pub device: CpuOptions,
+pub(crate) struct NodeOptions<'a> {
+    pub(crate) node_id: NodeId,
+    pub(crate) dtype: Dtype,
+    pub(crate) device: CpuOptions,
     /// Where expert hashes are recorded; `None` is beside the weights.
-    pub hash_cache: Option<&'a Path>,
+    pub(crate) hash_cache: Option<&'a Path>,
     /// Calls that may wait.
-    pub max_queued_calls: usize,
+    pub(crate) max_queued_calls: usize,
     /// Pairs of one batch.
-    pub max_batch_pairs: usize,
+    pub(crate) max_batch_pairs: usize,
 }
 
 impl Node {
-    /// Opens the model and starts the compute thread, which ends when the last clone of the node is dropped.
+    /// Takes the device and starts the compute thread, which ends when the last clone of the node is dropped.
     ///
     /// # Errors
-    /// A broken model, or a device that cannot be had.
-    pub fn start(
+    /// A record of hashes that is broken, or a device that cannot be had.
+    pub(crate) fn start(
         checkpoint: Checkpoint,
         options: NodeOptions<'_>,
         draining: CancellationToken,
@@ -82,36 +75,19 @@ impl Node {
         let (queue, thread) = worker.start(options.max_queued_calls)?;
         Ok((Self { identity: Arc::new(identity), shard, queue, draining }, thread))
     }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(crate) fn shard(&self) -> &Arc<Shard> {
+        &self.shard
+    }
 }
 
 impl ExpertBackend for Node {
-    fn describe(&self) -> NodeDescription {
-        let held = self.shard.held();
-        NodeDescription {
-            node: self.identity.node.clone(),
-            instance: self.identity.instance,
-            handshake: self.identity.handshake.clone(),
-            instruction_set: self.identity.instruction_set.clone(),
-            epoch: held.epoch,
-            resident: held.resident(),
-            resident_bytes: held.bytes(),
-            draining: self.draining.is_cancelled(),
-        }
-    }
-
-    async fn assign(
-        &self,
-        fingerprint: &[u8],
-        epoch: Epoch,
-        experts: BTreeSet<ExpertId>,
-    ) -> Result<Resident, AssignError> {
-        let (shard, fingerprint) = (Arc::clone(&self.shard), fingerprint.to_vec());
-        let loading =
-            tokio::task::spawn_blocking(move || shard.assign(&fingerprint, epoch, &experts));
-        match loading.await {
-            Ok(held) => held.map(|held| held.resident()),
-            Err(panic) => Err(AssignError::Load(format!("loading ended early: {panic}"))),
-        }
+    fn identity(&self) -> (NodeId, u64) {
+        (self.identity.node.clone(), self.identity.instance)
     }
 
     fn accept(&self, router: &Handshake) -> Result<FrameShape, Refusal> {

@@ -1,21 +1,19 @@
-//! The experts that a node holds: loaded, verified, and replaced as a whole.
+//! The experts that a node holds, each loaded and verified before anybody sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use guildhall_checkpoint::{Checkpoint, HashCache};
-use guildhall_ids::{Epoch, ExpertId};
+use guildhall_checkpoint::{Checkpoint, ExpertHash, HashCache};
+use guildhall_ids::ExpertId;
 use guildhall_kernels::{Device, Dtype, ExpertWeights};
-use guildhall_telemetry::error_chain;
-use guildhall_transport::{AssignError, ExpertHash, Resident};
 
 use crate::Error;
 
 /// What is loaded at one moment. A snapshot: calls that began with it end with it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Held {
-    pub(crate) epoch: Epoch,
     experts: BTreeMap<ExpertId, (Arc<ExpertWeights>, ExpertHash)>,
 }
 
@@ -24,7 +22,11 @@ impl Held {
         self.experts.get(&id).map(|(weights, _)| &**weights)
     }
 
-    pub(crate) fn resident(&self) -> Resident {
+    pub(crate) fn ids(&self) -> BTreeSet<ExpertId> {
+        self.experts.keys().copied().collect()
+    }
+
+    pub(crate) fn hashes(&self) -> BTreeMap<ExpertId, ExpertHash> {
         self.experts.iter().map(|(id, (_, hash))| (*id, *hash)).collect()
     }
 
@@ -38,9 +40,9 @@ pub(crate) struct Shard {
     checkpoint: Checkpoint,
     device: Device,
     dtype: Dtype,
-    /// The snapshot that calls use.
+    /// The snapshot that calls use; held for no longer than a copy takes.
     held: Mutex<Arc<Held>>,
-    /// Taken for a whole change, so that two assignments never interleave.
+    /// Taken while an expert is loaded.
     hashes: Mutex<HashCache>,
 }
 
@@ -65,55 +67,38 @@ impl Shard {
         Arc::clone(&self.held.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Loads what is new, then drops what is no longer assigned. Takes as long as reading the weights does.
-    pub(crate) fn assign(
+    /// Loads experts one after another, at least one, until `limit` is over. Returns what came of each that was tried.
+    pub(crate) fn load(
         &self,
-        fingerprint: &[u8],
-        epoch: Epoch,
-        assigned: &BTreeSet<ExpertId>,
-    ) -> Result<Arc<Held>, AssignError> {
-        let own = self.checkpoint.fingerprint();
-        if fingerprint != own.0 {
-            return Err(AssignError::Mismatch(format!("this node holds the model {own}")));
+        experts: &[ExpertId],
+        limit: Duration,
+    ) -> Vec<(ExpertId, Result<(), Error>)> {
+        let began = Instant::now();
+        let mut tried = Vec::new();
+        for &id in experts {
+            if !tried.is_empty() && began.elapsed() >= limit {
+                break;
+            }
+            let loaded = self.load_one(id).map(|expert| {
+                self.change(|held| drop(held.experts.insert(id, expert)));
+            });
+            tried.push((id, loaded));
         }
-        let all: BTreeSet<ExpertId> = self.checkpoint.config().experts().collect();
-        if let Some(unknown) = assigned.difference(&all).next() {
-            return Err(AssignError::Mismatch(format!("the model has no expert {unknown}")));
-        }
-        let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.held();
-        if epoch < before.epoch {
-            return Err(AssignError::Stale { given: epoch, current: before.epoch });
-        }
-        let mut experts = BTreeMap::new();
-        for &id in assigned {
-            let expert = match before.experts.get(&id) {
-                Some(kept) => kept.clone(),
-                None => {
-                    self.load(id, &mut hashes).map_err(|e| AssignError::Load(error_chain(&e)))?
-                }
-            };
-            experts.insert(id, expert);
-        }
-        let held = Arc::new(Held { epoch, experts });
-        tracing::info!(
-            %epoch,
-            experts = held.experts.len(),
-            loaded = assigned.iter().filter(|id| !before.experts.contains_key(id)).count(),
-            dropped = before.experts.keys().filter(|id| !assigned.contains(id)).count(),
-            mib = held.bytes() >> 20,
-            "experts resident"
-        );
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&held);
-        Ok(held)
+        tried
     }
 
-    fn load(
-        &self,
-        id: ExpertId,
-        hashes: &mut HashCache,
-    ) -> Result<(Arc<ExpertWeights>, ExpertHash), Error> {
-        let (tensors, hash) = self.checkpoint.verified_expert(id, hashes)?;
+    pub(crate) fn forget(&self, experts: &BTreeSet<ExpertId>) {
+        self.change(|held| held.experts.retain(|id, _| !experts.contains(id)));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Held)) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut held));
+    }
+
+    fn load_one(&self, id: ExpertId) -> Result<(Arc<ExpertWeights>, ExpertHash), Error> {
+        let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tensors, hash) = self.checkpoint.verified_expert(id, &mut hashes)?;
         let weights =
             self.device.expert_weights(&tensors.gate, &tensors.up, &tensors.down, self.dtype)?;
         Ok((Arc::new(weights), hash))

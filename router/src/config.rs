@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use guildhall_chat::ToolFormat;
-use guildhall_kernels::{Dtype, InstructionSet};
-use guildhall_transport::Endpoint;
+use guildhall_cluster::StoreConfig;
+use guildhall_kernels::{Dtype, InstructionSet, MemorySize};
 
 /// Everything that a router can be told.
 #[derive(Clone, Debug, clap::Args)]
@@ -64,13 +64,39 @@ pub struct RouterConfig {
     #[arg(long, env = "GUILDHALL_EXPERTS", default_value_t = ExpertsMode::Remote, value_enum)]
     pub experts: ExpertsMode,
 
-    /// Expert nodes, separated by commas: host:port or unix:/path.
-    #[arg(long, env = "GUILDHALL_NODES", value_delimiter = ',', value_name = "ADDR,...")]
-    pub nodes: Vec<Endpoint>,
+    /// Where the cluster's state is.
+    #[command(flatten)]
+    pub store: StoreConfig,
+
+    /// Address of the cluster port. Only this cluster's own processes should be able to reach it.
+    #[arg(long, env = "GUILDHALL_CLUSTER_HOST", default_value = "127.0.0.1")]
+    pub cluster_host: String,
+
+    /// Port for the cluster's other processes: other routers and, without --store, the cluster's state; 0: any free one.
+    #[arg(long, env = "GUILDHALL_CLUSTER_PORT", default_value_t = 50052)]
+    pub cluster_port: u16,
+
+    /// Place no experts before so many nodes have come; default: until no more come for a second.
+    #[arg(long, env = "GUILDHALL_MIN_NODES", value_name = "N")]
+    pub min_nodes: Option<NonZeroUsize>,
 
     /// Nodes that hold each expert, as far as there are so many: with 2, any one may die without a pause.
     #[arg(long, env = "GUILDHALL_MIN_REPLICAS", default_value = "2", value_name = "N")]
     pub min_replicas: NonZeroUsize,
+
+    /// Replicas of hot experts in each layer beyond these, as far as there is room.
+    #[arg(long, env = "GUILDHALL_SPARE_REPLICAS", default_value = "2", value_name = "N")]
+    pub spare_replicas: usize,
+
+    /// Seconds between two looks at how evenly nodes are used; 0: experts move only when nodes come and go.
+    #[arg(long, env = "GUILDHALL_BALANCE_INTERVAL", default_value = "10", value_name = "SECONDS",
+          value_parser = seconds)]
+    pub balance_interval: Duration,
+
+    /// Seconds that a node may be away before what others hold too is loaded elsewhere.
+    #[arg(long, env = "GUILDHALL_REPLACE_AFTER", default_value = "30", value_name = "SECONDS",
+          value_parser = seconds)]
+    pub replace_after: Duration,
 
     /// What weights are kept and multiplied in: f32 or bf16.
     #[arg(long, env = "GUILDHALL_DTYPE", default_value = "bf16")]
@@ -138,51 +164,6 @@ pub enum ExpertsMode {
     Local,
 }
 
-/// An amount of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemorySize {
-    /// So many bytes.
-    Bytes(usize),
-    /// So much of what the machine has in all, in hundredths.
-    Percent(u8),
-}
-
-impl MemorySize {
-    /// In bytes, on a machine with `total` bytes.
-    #[must_use]
-    pub fn of(self, total: usize) -> usize {
-        match self {
-            Self::Bytes(bytes) => bytes,
-            Self::Percent(share) => total / 100 * usize::from(share),
-        }
-    }
-}
-
-impl std::str::FromStr for MemorySize {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(share) = text.strip_suffix('%') {
-            let share = share.trim().parse().ok().filter(|share| (1..=95).contains(share));
-            return share
-                .map(Self::Percent)
-                .ok_or_else(|| format!("{text:?} is not within 1% and 95%"));
-        }
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let shift = match &text[digits.len()..] {
-            "" | "B" => 0,
-            "KiB" | "K" => 10,
-            "MiB" | "M" => 20,
-            "GiB" | "G" => 30,
-            unit => return Err(format!("unit {unit:?} is none of B, KiB, MiB, GiB, %")),
-        };
-        let count: usize =
-            digits.trim().parse().map_err(|_| format!("{digits:?} is no whole number"))?;
-        let too_large = || format!("{text} is too large");
-        count.checked_mul(1 << shift).map(Self::Bytes).ok_or_else(too_large)
-    }
-}
-
 impl fmt::Display for ExpertsMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -208,11 +189,8 @@ impl RouterConfig {
     /// # Errors
     /// A sentence that names the flags.
     pub fn check(&self) -> Result<(), String> {
-        if self.experts == ExpertsMode::Remote && self.nodes.is_empty() {
-            return Err("--nodes is needed, unless --experts local".into());
-        }
-        if self.experts == ExpertsMode::Local && !self.nodes.is_empty() {
-            return Err("--nodes and --experts local contradict each other".into());
+        if self.experts == ExpertsMode::Local && !self.store.store.is_empty() {
+            return Err("--store and --experts local contradict each other".into());
         }
         let admin_keys = !self.admin_api_key.is_empty() || self.admin_api_key_file.is_some();
         if self.admin_port.is_some() != admin_keys {
@@ -234,20 +212,4 @@ impl RouterConfig {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        for (text, bytes) in [("0", 0), ("17", 17), ("3KiB", 3072), ("2G", 2 << 30)] {
-            assert_eq!(text.parse(), Ok(MemorySize::Bytes(bytes)));
-        }
-        assert_eq!("20%".parse::<MemorySize>().unwrap().of(1000), 200);
-        for bad in ["", "GiB", "1.5GiB", "5TB", "99999999999999GiB", "-1", "0%", "96%", "x%"] {
-            assert!(bad.parse::<MemorySize>().is_err(), "{bad:?} was accepted");
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! PROCESS 1: takes requests, runs the dense part of the model, sends tokens to experts.
 
-pub use config::{ExpertsMode, MemorySize, RouterConfig};
+pub use config::{ExpertsMode, RouterConfig};
 pub use error::Error;
 pub use process::run;
 
@@ -20,6 +20,9 @@ mod engine;
 mod model;
 mod dispatch;
 mod local_experts;
+mod cluster;
+mod membership;
 mod nodes;
+mod balancer;
 mod sampler;
 mod error;

@@ -1,12 +1,11 @@
 //! From settings and a checkpoint to everything that serving needs, but the experts.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::Arc;
 
 use guildhall_chat::ChatTemplate;
 use guildhall_checkpoint::{Checkpoint, ModelConfig};
-use guildhall_kernels::{CpuOptions, Device, KvShape};
+use guildhall_kernels::{CpuOptions, Device, KvShape, memory_of_machine};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::ServedModel;
@@ -68,14 +67,6 @@ fn kv_shape(config: &RouterConfig, model: &ModelConfig) -> Result<KvShape, Error
         )));
     }
     Ok(with(blocks))
-}
-
-/// In bytes, as Linux says; 0 where it does not.
-fn memory_of_machine() -> usize {
-    let text = std::fs::read_to_string(Path::new("/proc/meminfo")).unwrap_or_default();
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = total.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse().ok());
-    kib.unwrap_or(0usize) * 1024
 }
 
 fn max_model_len(

@@ -4,19 +4,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use guildhall_checkpoint::Checkpoint;
-use guildhall_ids::LayerIdx;
-use guildhall_placement::ExpertGrid;
-use guildhall_proto::EXPERT_PROTOCOL_VERSION;
-use guildhall_transport::Handshake;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Admission, AdmissionLimits, Frontend, Health, Loaded, ServedModel, Serving};
+use crate::cluster::Cluster;
 use crate::dispatch::{DispatchOptions, RemoteExperts};
 use crate::engine::{EngineHandle, Lane, LaneOptions};
 use crate::local_experts::LocalExperts;
-use crate::nodes::{NodeWatch, Topology};
 use crate::servers::{Servers, print_line};
 use crate::{Error, ExpertsMode, RouterConfig, loading};
 
@@ -37,8 +32,8 @@ pub async fn run(config: RouterConfig, shutdown: CancellationToken) -> Result<()
     let (mut servers, address) =
         Servers::start(&config, &frontend, (shutdown.clone(), ended.clone())).await?;
 
-    let mut started = tokio::select! {
-        started = start(&config) => started?,
+    let started = tokio::select! {
+        started = start(&config, &frontend) => started?,
         served = servers.end() => return served,
         () = shutdown.cancelled() => return Ok(()),
     };
@@ -48,13 +43,13 @@ pub async fn run(config: RouterConfig, shutdown: CancellationToken) -> Result<()
     };
     let admission = Admission::new(limits, health.clone());
     let engine = started.engine.status().clone();
-    health.set_loaded(Loaded { engine, topology: started.topology.take() });
+    let topology = started.cluster.as_ref().map(|of| Arc::clone(&of.membership.topology));
+    health.set_loaded(Loaded { engine, topology });
     let (model, engine) = (started.model, started.engine);
     tracing::info!(%address, model = model.name, max_len = model.max_model_len, "router ready");
     frontend.serve(Serving { model, admission: admission.clone(), engine });
     print_line(&format!("router listening on http://{address}"))?;
 
-    let watching = started.watch.map(|watch| tokio::spawn(watch.watch(ended.clone())));
     let (lane, stop_lane) = (started.lane, started.stop_lane);
     let served = tokio::select! {
         served = servers.end() => served,
@@ -62,9 +57,8 @@ pub async fn run(config: RouterConfig, shutdown: CancellationToken) -> Result<()
         stopped = lane_ended(&lane, &stop_lane) => Err(stopped),
     };
     ended.cancel();
-    if let Some(watching) = watching {
-        // It ends by itself; a panic in it was already printed.
-        let _ = watching.await;
+    if let Some(cluster) = started.cluster {
+        cluster.leave().await;
     }
     stop_lane.cancel();
     lane.join().map_err(|_| Error::Engine("its thread panicked".into()))?;
@@ -78,74 +72,61 @@ struct Started {
     engine: EngineHandle,
     lane: JoinHandle<()>,
     stop_lane: CancellationToken,
-    watch: Option<NodeWatch>,
-    topology: Option<Arc<ArcSwap<Topology>>>,
+    cluster: Option<Cluster>,
 }
 
-/// Loads the model, finds or loads the experts, and starts the lane.
-async fn start(config: &RouterConfig) -> Result<Started, Error> {
+/// Joins the cluster, loads the model while the nodes load their experts, and starts the lane.
+async fn start(config: &RouterConfig, frontend: &Frontend) -> Result<Started, Error> {
+    let checkpoint = Arc::new(Checkpoint::open(&config.model)?);
+    for key in &checkpoint.config().unknown_keys {
+        tracing::warn!(key, "config.json has a key that this version does not know");
+    }
+    let mut cluster = match config.experts {
+        ExpertsMode::Local => None,
+        ExpertsMode::Remote => Some(Cluster::join(config, &checkpoint).await?),
+    };
+    if let Some(cluster) = &cluster {
+        frontend.set_cluster(cluster.balancer.clone());
+    }
     let settings = config.clone();
     // Loading computes for seconds; meanwhile others are told that it does.
     let loaded = tokio::task::spawn_blocking(move || {
-        let checkpoint = Checkpoint::open(&settings.model)?;
-        for key in &checkpoint.config().unknown_keys {
-            tracing::warn!(key, "config.json has a key that this version does not know");
-        }
         let options = loading::lane_options(&settings, &checkpoint)?;
         let model = loading::served_model(&settings, &checkpoint, &options)?;
         let local = settings.experts == ExpertsMode::Local;
         let device = options.model.device();
         let experts = local.then(|| LocalExperts::load(&checkpoint, device, settings.dtype));
-        Ok::<_, Error>((checkpoint, options, model, experts.transpose()?))
+        Ok::<_, Error>((options, model, experts.transpose()?))
     });
     let loaded = loaded.await.map_err(|e| Error::Engine(format!("loading the model: {e}")))?;
-    let (checkpoint, options, model, experts) = loaded?;
+    let (options, model, experts) = loaded?;
     let stop_lane = options.stop.clone();
-    let (engine, lane, watch) = match experts {
-        Some(experts) => {
-            let (engine, lane) = Lane::start(options, move |_| Box::new(experts))?;
-            (engine, lane, None)
-        }
-        None => {
-            let (engine, lane, watch) = start_remote(config, &checkpoint, options).await?;
-            (engine, lane, Some(watch))
-        }
+    let (engine, lane) = match (experts, &mut cluster) {
+        (Some(experts), _) => Lane::start(options, move |_| Box::new(experts))?,
+        (None, Some(cluster)) => start_remote(config, options, cluster).await?,
+        (None, None) => return Err(Error::Engine("no experts, neither here nor elsewhere".into())),
     };
-    let topology = watch.as_ref().map(NodeWatch::topology);
-    Ok(Started { model, engine, lane, stop_lane, watch, topology })
+    Ok(Started { model, engine, lane, stop_lane, cluster })
 }
 
-/// Waits for the expert nodes, and starts a lane that calls them.
+/// Waits until every expert has a home, and starts a lane that calls them.
 async fn start_remote(
     config: &RouterConfig,
-    checkpoint: &Checkpoint,
     options: LaneOptions,
-) -> Result<(EngineHandle, JoinHandle<()>, NodeWatch), Error> {
-    let model = checkpoint.config();
-    let layers: Vec<LayerIdx> = model.moe_layers().collect();
-    let grid = ExpertGrid { layers, n_experts: model.moe.n_experts as u32 };
+    cluster: &mut Cluster,
+) -> Result<(EngineHandle, JoinHandle<()>), Error> {
     let (device, dtype) = (options.model.device().clone(), config.dtype);
-    let handshake = Handshake {
-        protocol_version: EXPERT_PROTOCOL_VERSION,
-        model_fingerprint: checkpoint.fingerprint().0.to_vec(),
-        dtype: dtype.to_string(),
-        hidden_size: u32::try_from(model.hidden_size).unwrap_or(u32::MAX),
-    };
-    let mut watch =
-        NodeWatch::new(grid, handshake.clone(), &config.nodes, config.min_replicas.get());
-    tracing::info!(nodes = config.nodes.len(), "waiting for expert nodes");
-    watch.wait_until_complete().await?;
-    let view = watch.topology();
-    let router_id = format!("router-{:08x}", rand::random::<u32>());
+    tracing::info!("waiting for expert nodes");
+    cluster.membership.complete().await;
     let timeouts = DispatchOptions {
         call_timeout: config.expert_call_timeout,
         layer_timeout: config.expert_wait_timeout,
     };
-    let (engine, lane) = Lane::start(options, move |runtime| {
-        let who = (handshake, router_id);
+    let view = (Arc::clone(&cluster.membership.topology), Arc::clone(&cluster.load));
+    let who = (cluster.handshake.clone(), cluster.name.clone());
+    Lane::start(options, move |runtime| {
         Box::new(RemoteExperts::new(runtime, (device, dtype), view, who, timeouts))
-    })?;
-    Ok((engine, lane, watch))
+    })
 }
 
 /// After `shutdown`, waits for the running requests, and then a moment for clients to close their connections.

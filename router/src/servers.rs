@@ -49,7 +49,8 @@ impl Servers {
     }
 }
 
-async fn bind(host: &str, port: u16) -> Result<(TcpListener, SocketAddr), Error> {
+/// Listens on a port of an address; 0 is any free one.
+pub(crate) async fn bind(host: &str, port: u16) -> Result<(TcpListener, SocketAddr), Error> {
     let failed = |source| Error::Listen { address: format!("{host}:{port}"), source };
     let listener = TcpListener::bind((host, port)).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;

@@ -92,8 +92,8 @@ fn get(address: &str, path: &str) -> (String, String) {
 fn a_router_that_is_not_ready_yet_says_so() {
     let model = demo();
     let args = ["--grpc-port", "0", "--port", "0", "--model", model.to_str().unwrap()];
-    // Nobody listens there.
-    let router = Process::start([&["router"], &args[..], &["--nodes", "unix:/nowhere"]].concat());
+    // No node ever comes.
+    let router = Process::start([&["router"], &args[..], &["--cluster-port", "0"]].concat());
     let address = router.line_after("HTTP API on ");
     assert_eq!(get(&address, "/health").0, "HTTP/1.1 200 OK");
     let (line, body) = get(&address, "/ready");

@@ -1,11 +1,14 @@
 //! Nodes that fail under load while every expert has a replica elsewhere: no request fails and no bit changes.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use guildhall_proto::v1::GenerateRequest;
-use guildhall_testkit::client::{Essence, collect, connect, essence, greedy};
+use guildhall_proto::v1::{GenerateRequest, GetClusterResponse};
+use guildhall_testkit::client::{
+    Essence, cluster_when, collect, connect, essence, greedy, is_whole,
+};
 use guildhall_testkit::cluster::{Cluster, demo};
-use guildhall_testkit::process::PATIENCE;
+use guildhall_testkit::process::{PATIENCE, Process};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tokio::task::JoinSet;
@@ -51,24 +54,36 @@ impl Load {
     }
 }
 
-/// Waits until all nodes are in the routing table and used again.
-async fn whole(cluster: &Cluster, before: usize, node: usize) {
-    let line = format!("in the routing table node=node-{node}");
-    let deadline = Instant::now() + PATIENCE;
-    while cluster.router.log().matches(&line).count() <= before {
-        assert!(Instant::now() < deadline, "{line} did not come:\n{}", cluster.router.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+const KEY: &str = "secret";
+const ADMIN: &[&str] = &["--admin-port", "0", "--admin-api-key", KEY];
+
+/// Waits until so many nodes hold all that they should.
+async fn whole(cluster: &Cluster, nodes: usize) {
+    let admin = cluster.admin.as_ref().unwrap();
+    cluster_when(admin, KEY, "whole", |seen| is_whole(seen, nodes)).await;
 }
 
+/// How often a node has joined.
 fn joined(cluster: &Cluster, node: usize) -> usize {
-    cluster.router.log().matches(&format!("in the routing table node=node-{node}")).count()
+    cluster.router.log().matches(&format!("expert node joined node=node-{node}")).count()
+}
+
+/// Starts a node that has ended, and waits until the cluster is whole again.
+async fn restart(cluster: &mut Cluster, model: &Path, node: usize) {
+    let before = joined(cluster, node);
+    cluster.restart_node(model, "bf16", node);
+    let deadline = Instant::now() + PATIENCE;
+    while joined(cluster, node) == before {
+        assert!(Instant::now() < deadline, "node-{node} does not join:\n{}", cluster.router.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    whole(cluster, cluster.nodes.len()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_node_costs_no_request_and_no_bit() {
     let model = demo();
-    let mut cluster = Cluster::start(&model, "bf16", 3, &[]);
+    let mut cluster = Cluster::start(&model, "bf16", 3, ADMIN);
     let load = Load::quiet(&cluster, 40).await;
     for seed in 0..SEEDS {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -81,9 +96,7 @@ async fn a_killed_node_costs_no_request_and_no_bit() {
         })
         .await;
         cluster.nodes[victim].wait();
-        let before = joined(&cluster, victim);
-        cluster.restart_node(&model, "bf16", victim);
-        whole(&cluster, before, victim).await;
+        restart(&mut cluster, &model, victim).await;
     }
 }
 
@@ -115,4 +128,81 @@ async fn a_slow_node_costs_no_request_and_no_bit() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn experts_whose_last_replica_is_lost_are_placed_elsewhere_and_the_streams_go_on() {
+    let model = demo();
+    let more = [&["--min-replicas", "1", "--spare-replicas", "0"], ADMIN].concat();
+    let cluster = Cluster::start(&model, "bf16", 3, &more);
+    let load = Load::quiet(&cluster, 300).await;
+    load.run(&cluster, "the only node with a third of the experts is killed", async || {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cluster.nodes[1].signal("KILL");
+    })
+    .await;
+    let admin = cluster.admin.as_ref().unwrap();
+    let seen = cluster_when(admin, KEY, "served by two", |seen| seen.missing_experts == 0).await;
+    let held: u32 = seen.nodes.iter().map(|node| node.resident_experts).sum();
+    assert_eq!(held, 64, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joins_under_load_takes_its_share_and_changes_no_bit() {
+    let model = demo();
+    let mut cluster = Cluster::start(&model, "bf16", 2, ADMIN);
+    let load = Load::quiet(&cluster, 300).await;
+    let mut third = None;
+    load.run(&cluster, "a third node joins", async || {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        third = Some(cluster.start_node(&model, "bf16", 2));
+    })
+    .await;
+    cluster.nodes.extend(third);
+    whole(&cluster, 3).await;
+    let admin = cluster.admin.as_ref().unwrap();
+    let even = |seen: &GetClusterResponse| seen.nodes.iter().all(|node| node.assigned_experts > 20);
+    cluster_when(admin, KEY, "shared by three", even).await;
+    load.run(&cluster, "afterwards", async || {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_drained_under_load_is_emptied_and_changes_no_bit() {
+    let model = demo();
+    let mut cluster = Cluster::start(&model, "bf16", 3, ADMIN);
+    let load = Load::quiet(&cluster, 300).await;
+    let admin = cluster.admin.clone().unwrap();
+    load.run(&cluster, "node-1 is drained", async || {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let command = ["drain", "node-1", "--admin", &admin, "--admin-api-key", KEY];
+        let mut drain = Process::start(command);
+        assert!(drain.wait().success(), "{}", drain.log());
+        cluster.nodes[1].signal("TERM");
+    })
+    .await;
+    assert!(cluster.nodes[1].wait().success());
+    load.run(&cluster, "afterwards", async || {}).await;
+    // It comes back and may hold experts again.
+    let undo = ["drain", "node-1", "--undo", "--admin", &admin, "--admin-api-key", KEY];
+    assert!(Process::start(undo).wait().success());
+    restart(&mut cluster, &model, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_of_all_nodes_costs_no_request_and_no_bit() {
+    let model = demo();
+    let mut cluster = Cluster::start(&model, "bf16", 3, ADMIN);
+    let load = Load::quiet(&cluster, 300).await;
+    for node in 0..3 {
+        let context = format!("node-{node} is restarted");
+        let stopping = &cluster.nodes[node];
+        load.run(&cluster, &context, async || {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            stopping.signal("TERM");
+        })
+        .await;
+        assert!(cluster.nodes[node].wait().success());
+        restart(&mut cluster, &model, node).await;
+    }
+    load.run(&cluster, "afterwards", async || {}).await;
 }

@@ -7,7 +7,7 @@ use guildhall_proto::v1::FinishReason;
 use tonic::Code;
 
 use guildhall_testkit::client::{collect, connect, essence, greedy, only, text};
-use guildhall_testkit::cluster::{Cluster, demo};
+use guildhall_testkit::cluster::{Cluster, demo, start_node};
 use guildhall_testkit::process::{Process, binary};
 
 #[tokio::test]
@@ -110,17 +110,14 @@ async fn the_command_line_prints_what_the_api_answers() {
 
 #[tokio::test]
 async fn a_trace_reaches_the_expert_nodes() {
-    let sockets = tempfile::tempdir().unwrap();
-    let listen = format!("unix:{}/node.sock", sockets.path().display());
     let model = demo();
-    let model = model.to_str().unwrap();
-    let node = ["expert-node", "--log", "debug", "--model", model, "--listen", &listen];
-    let node = Process::start(node);
-    node.line_after("listening on ");
-    let router =
-        ["router", "--grpc-port", "0", "--port", "0", "--model", model, "--nodes", &listen];
-    let router = Process::start(router);
-    let mut client = connect(&router.line_after("listening on ")).await;
+    let args = ["--grpc-port", "0", "--port", "0", "--cluster-port", "0", "--min-nodes", "1"];
+    let named = ["--model", model.to_str().unwrap()];
+    let router = Process::start([&["router"], &args[..], &named].concat());
+    let store = router.line_after("cluster port on ");
+    let more = ["--listen", "127.0.0.1:0", "--store", &store, "--log", "debug"];
+    let node = start_node(&model, "bf16", 0, &more);
+    let mut client = connect(&router.line_after("router listening on ")).await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let mut request = tonic::Request::new(greedy(&[1, 2], 2));
     let header = format!("00-{trace}-00f067aa0ba902b7-01");

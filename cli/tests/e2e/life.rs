@@ -78,7 +78,8 @@ async fn ctrl_c_stops_the_whole_cluster() {
 #[tokio::test]
 async fn when_one_process_fails_the_cluster_stops_and_says_which() {
     let (mut up, children) = start_up(&[]);
-    let node = children[1].to_string();
+    // The router is the first.
+    let node = children[2].to_string();
     let killed = std::process::Command::new("kill").args(["-KILL", &node]).status();
     assert!(killed.unwrap().success());
     assert!(!up.wait().success());

@@ -6,7 +6,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use guildhall_testkit::client::{collect, connect, greedy};
-use guildhall_testkit::cluster::{Cluster, demo, golden};
+use guildhall_testkit::cluster::{Cluster, demo, golden, start_node};
 use guildhall_testkit::process::Process;
 
 async fn status(channel: Channel, service: &str) -> ServingStatus {
@@ -41,15 +41,12 @@ macro_rules! services {
 
 #[tokio::test]
 async fn router_and_node_answer_health_and_reflection() {
-    let node = Process::start([
-        "expert-node",
-        "--model",
-        golden("mixtral").to_str().unwrap(),
-        "--listen",
-        "127.0.0.1:0",
-    ]);
-    let node_channel = channel(&node.line_after("listening on ")).await;
     let cluster = Cluster::start(&demo(), "bf16", 1, &[]);
+    // One that the router refuses.
+    let args = ["--listen", "127.0.0.1:0", "--store", &cluster.store, "--model"];
+    let model = golden("mixtral");
+    let node = Process::start([&["expert-node"], &args[..], &[model.to_str().unwrap()]].concat());
+    let node_channel = channel(&node.line_after("listening on ")).await;
     let router_channel = channel(&cluster.address).await;
     for (channel, service) in
         [(node_channel, "guildhall.v1.Experts"), (router_channel, "guildhall.v1.Generation")]
@@ -64,7 +61,9 @@ async fn router_and_node_answer_health_and_reflection() {
 
 #[tokio::test]
 async fn a_router_whose_node_is_gone_says_that_it_does_not_serve() {
-    let cluster = Cluster::start(&demo(), "bf16", 2, &["--min-replicas", "1"]);
+    // Room for 34 of 64 experts.
+    let tight = ["--capacity", "5013504"];
+    let cluster = Cluster::start_with(&demo(), "bf16", 2, &tight, &["--min-replicas", "1"]);
     let channel = channel(&cluster.address).await;
     cluster.nodes[0].signal("KILL");
     cluster.router.wait_for_log("some experts are on no live node");
@@ -99,31 +98,13 @@ async fn a_router_that_makes_no_progress_is_alive_but_not_ready() {
 #[tokio::test]
 async fn one_node_may_serve_over_tcp() {
     let model = golden("olmoe");
-    let node = Process::start([
-        "expert-node",
-        "--model",
-        model.to_str().unwrap(),
-        "--dtype",
-        "f32",
-        "--listen",
-        "127.0.0.1:0",
-    ]);
-    let address = node.line_after("listening on ");
-    let model = model.to_str().unwrap();
-    let args = [
-        "--grpc-port",
-        "0",
-        "--port",
-        "0",
-        "--dtype",
-        "f32",
-        "--model",
-        model,
-        "--nodes",
-        &address,
-    ];
-    let router = Process::start([&["router"], &args[..]].concat());
-    let mut client = connect(&router.line_after("listening on ")).await;
+    let args = ["--grpc-port", "0", "--port", "0", "--cluster-port", "0", "--dtype", "f32"];
+    let named = ["--model", model.to_str().unwrap()];
+    let router = Process::start([&["router"], &args[..], &named].concat());
+    let store = router.line_after("cluster port on ");
+    // Every address of this machine; the router is told one that it can reach.
+    let _node = start_node(&model, "f32", 0, &["--listen", "0.0.0.0:0", "--store", &store]);
+    let mut client = connect(&router.line_after("router listening on ")).await;
     let answer = client.generate(greedy(&[1, 2], 5)).await.unwrap().into_inner();
     assert_eq!(answer.choices[0].token_ids.len(), 5);
 }

@@ -15,6 +15,12 @@ pub enum Error {
     /// The store has forgotten changes that were asked for: list again.
     #[error("the changes are compacted")]
     Compacted,
+    /// Another process writes a key that belongs to this one: both have the same name.
+    #[error("another process writes {key}, which belongs to this one; names have to be unique")]
+    Taken {
+        /// The key.
+        key: String,
+    },
     /// Something in the store cannot be read: another version wrote it, or something else.
     #[error("{key}: {what}")]
     Record {

@@ -33,9 +33,17 @@ impl Default for SessionOptions {
 /// A handle to a running session. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Session {
-    /// What this process wants to be known of it, by key.
-    wanted: Arc<watch::Sender<BTreeMap<String, Vec<u8>>>>,
+    wanted: Arc<watch::Sender<Wanted>>,
     mirror: watch::Receiver<Arc<Mirror>>,
+}
+
+/// What this process wants to be in the store, by key.
+#[derive(Clone, Debug, Default)]
+struct Wanted {
+    /// Its own keys.
+    published: BTreeMap<String, Vec<u8>>,
+    /// Keys that belong to whoever puts them while they are not there.
+    claimed: BTreeMap<String, Vec<u8>>,
 }
 
 impl Session {
@@ -46,7 +54,7 @@ impl Session {
         prefix: &str,
         options: SessionOptions,
     ) -> (Self, SessionTask<S>) {
-        let (wanted, wanted_changes) = watch::channel(BTreeMap::new());
+        let (wanted, wanted_changes) = watch::channel(Wanted::default());
         let (mirror, mirrored) = watch::channel(Arc::new(Mirror::default()));
         let task = SessionTask {
             store,
@@ -63,12 +71,24 @@ impl Session {
     /// Publishes a key, and keeps it published as long as this process lives and a store is there.
     pub fn publish(&self, key: impl Into<String>, value: Vec<u8>) {
         let key = key.into();
-        self.wanted.send_if_modified(|wanted| wanted.insert(key, value.clone()) != Some(value));
+        self.wanted
+            .send_if_modified(|wanted| wanted.published.insert(key, value.clone()) != Some(value));
+    }
+
+    /// Puts a key whenever nobody else has it, and keeps it as long as this process lives and a store is there.
+    /// Whether it has it is to be seen in the mirror.
+    pub fn claim(&self, key: impl Into<String>, value: Vec<u8>) {
+        let key = key.into();
+        self.wanted
+            .send_if_modified(|wanted| wanted.claimed.insert(key, value.clone()) != Some(value));
     }
 
     /// Takes a key back.
     pub fn withdraw(&self, key: &str) {
-        self.wanted.send_if_modified(|wanted| wanted.remove(key).is_some());
+        self.wanted.send_if_modified(|wanted| {
+            let published = wanted.published.remove(key).is_some();
+            wanted.claimed.remove(key).is_some() || published
+        });
     }
 
     /// What is known now.
@@ -89,7 +109,7 @@ pub struct SessionTask<S: Store> {
     store: S,
     prefix: String,
     options: SessionOptions,
-    wanted: watch::Receiver<BTreeMap<String, Vec<u8>>>,
+    wanted: watch::Receiver<Wanted>,
     mirror: watch::Sender<Arc<Mirror>>,
     lease: Option<LeaseId>,
     /// What was put under the lease, and when.
@@ -98,14 +118,22 @@ pub struct SessionTask<S: Store> {
 
 impl<S: Store> SessionTask<S> {
     /// Runs until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
+    ///
+    /// # Errors
+    /// [`Error::Taken`] when another process writes what this one publishes: then both have the same name.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         let mut said = String::new();
+        let mut result = Ok(());
         loop {
             let ended = tokio::select! {
                 ended = self.attend() => ended,
                 // The lease ends below.
                 () = stop.cancelled() => break,
             };
+            if matches!(ended, Err(Error::Taken { .. })) {
+                result = ended;
+                break;
+            }
             self.change_mirror(|mirror| std::mem::replace(&mut mirror.connected, false));
             if let Err(error) = ended {
                 let text = error.to_string();
@@ -124,6 +152,7 @@ impl<S: Store> SessionTask<S> {
             // Whoever waits for this process to leave does not have to wait for the lease to end by itself.
             let _ = tokio::time::timeout(self.options.ttl, self.store.revoke(lease)).await;
         }
+        result
     }
 
     /// One connection: catches up, then follows, until something fails.
@@ -136,7 +165,7 @@ impl<S: Store> SessionTask<S> {
             self.publish_wanted().await?;
             tokio::select! {
                 changes = watch.next() => match changes {
-                    Ok(changes) => self.apply(changes),
+                    Ok(changes) => self.apply(changes)?,
                     // Too far behind to follow: start from a listing.
                     Err(Error::Compacted) => watch = self.list_and_watch().await?,
                     Err(error) => return Err(error),
@@ -174,11 +203,26 @@ impl<S: Store> SessionTask<S> {
         self.store.watch(&self.prefix, revision).await
     }
 
-    fn apply(&mut self, changes: Vec<Change>) {
+    fn apply(&mut self, changes: Vec<Change>) -> Result<(), Error> {
+        let taken = changes.iter().find(|change| self.is_taken(change));
+        if let Some(Change { key, .. }) = taken {
+            return Err(Error::Taken { key: key.clone() });
+        }
         self.change_mirror(|mirror| {
             mirror.apply(changes);
             true
         });
+        Ok(())
+    }
+
+    /// Whether somebody else has written a key of this process after it did.
+    fn is_taken(&self, change: &Change) -> bool {
+        let own = self
+            .sent
+            .get(&change.key)
+            .filter(|_| self.wanted.borrow().published.contains_key(&change.key));
+        let later = own.is_some_and(|(_, at)| change.revision > *at);
+        later && change.value.as_ref().is_some_and(|value| own.is_some_and(|(own, _)| own != value))
     }
 
     fn change_mirror(&self, change: impl FnOnce(&mut Mirror) -> bool) {
@@ -200,31 +244,47 @@ impl<S: Store> SessionTask<S> {
 
     /// Brings the store to what is wanted.
     async fn publish_wanted(&mut self) -> Result<(), Error> {
-        let wanted = self.wanted.borrow_and_update().clone();
-        let stale: Vec<String> =
-            self.sent.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        let Wanted { published, claimed } = self.wanted.borrow_and_update().clone();
+        let stale = |key: &&String| !published.contains_key(*key) && !claimed.contains_key(*key);
+        let stale: Vec<String> = self.sent.keys().filter(stale).cloned().collect();
         for key in stale {
             self.store.delete(&key, Expected::Anything).await?;
             self.sent.remove(&key);
         }
         let mirror = Arc::clone(&self.mirror.borrow());
-        for (key, value) in wanted {
-            if self.is_published(&mirror, &key, &value) {
-                continue;
+        for (key, value) in published {
+            if !self.is_published(&mirror, &key, &value) {
+                self.put(key, value, Expected::Anything).await?;
             }
-            let lease = match self.lease {
-                Some(lease) => lease,
-                None => *self.lease.insert(self.store.grant(self.options.ttl).await?),
-            };
-            match self.store.put(&key, &value, Some(lease), Expected::Anything).await {
-                Ok(revision) => drop(self.sent.insert(key, (value, revision))),
-                Err(Error::NoLease) => {
-                    self.lease = None;
-                    self.sent.clear();
-                    return Err(Error::NoLease);
+        }
+        for (key, value) in claimed {
+            let free = mirror.get(&key).is_none_or(|known| known.unconfirmed_until.is_some());
+            let sent_later = self.sent.get(&key).is_some_and(|(_, at)| *at > mirror.revision());
+            if free && !sent_later {
+                match self.put(key, value, Expected::Absent).await {
+                    // Somebody was faster.
+                    Err(Error::Conflict) => {}
+                    other => other?,
                 }
-                Err(error) => return Err(error),
             }
+        }
+        Ok(())
+    }
+
+    /// Puts a key under the lease, which is taken first if there is none.
+    async fn put(&mut self, key: String, value: Vec<u8>, expected: Expected) -> Result<(), Error> {
+        let lease = match self.lease {
+            Some(lease) => lease,
+            None => *self.lease.insert(self.store.grant(self.options.ttl).await?),
+        };
+        match self.store.put(&key, &value, Some(lease), expected).await {
+            Ok(revision) => drop(self.sent.insert(key, (value, revision))),
+            Err(Error::NoLease) => {
+                self.lease = None;
+                self.sent.clear();
+                return Err(Error::NoLease);
+            }
+            Err(error) => return Err(error),
         }
         Ok(())
     }

@@ -12,11 +12,13 @@ pub use dtype::Dtype;
 pub use error::Error;
 pub use ffn::{ExpertRows, ExpertWeights};
 pub use gate::{GateOptions, Routes};
+pub use memory::{MemorySize, memory_of_machine};
 pub use rope::RopeTable;
 pub use tensor::Tensor;
 pub use weights::{Embedding, Linear, Vector};
 
 mod device;
+mod memory;
 mod dtype;
 mod tensor;
 mod weights;

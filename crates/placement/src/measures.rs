@@ -65,6 +65,35 @@ pub fn hot(load: &[f64], times: f64) -> Vec<usize> {
     hot
 }
 
+/// The measures of one load, side by side.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Measures {
+    /// See [`balancedness`].
+    pub balancedness: f64,
+    /// See [`coefficient_of_variation`].
+    pub coefficient_of_variation: f64,
+    /// See [`normalised_entropy`].
+    pub normalised_entropy: f64,
+    /// See [`gini`].
+    pub gini: f64,
+    /// See [`effective_share`].
+    pub effective_share: f64,
+}
+
+impl Measures {
+    /// Measures a load.
+    #[must_use]
+    pub fn of(load: &[f64]) -> Self {
+        Self {
+            balancedness: balancedness(load),
+            coefficient_of_variation: coefficient_of_variation(load),
+            normalised_entropy: normalised_entropy(load),
+            gini: gini(load),
+            effective_share: effective_share(load),
+        }
+    }
+}
+
 fn mean(load: &[f64]) -> f64 {
     if load.is_empty() { 0.0 } else { load.iter().sum::<f64>() / load.len() as f64 }
 }

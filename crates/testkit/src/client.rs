@@ -3,8 +3,11 @@
 use std::time::{Duration, Instant};
 
 use guildhall_proto::v1;
+use guildhall_proto::v1::admin_client::AdminClient;
 use guildhall_proto::v1::generation_client::GenerationClient;
 use tonic::transport::Channel;
+
+use crate::process::PATIENCE;
 
 /// Nothing may be left of a request this long after its client has the answer.
 const IDLE_WITHIN: Duration = Duration::from_secs(5);
@@ -18,13 +21,58 @@ pub async fn connect(address: &str) -> Client {
     client.max_decoding_message_size(64 << 20)
 }
 
+/// A client of the admin API, and how to ask it something with a key.
+async fn admin(address: &str) -> AdminClient<Channel> {
+    AdminClient::connect(address.to_owned()).await.unwrap()
+}
+
+fn with_key<T>(message: T, key: &str) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+    request
+}
+
 /// What a router says of itself to an admin with this key.
 pub async fn status(admin_address: &str, key: &str) -> v1::GetStatusResponse {
-    let address = admin_address.to_owned();
-    let mut admin = v1::admin_client::AdminClient::connect(address).await.unwrap();
-    let mut request = tonic::Request::new(v1::GetStatusRequest {});
-    request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
-    admin.get_status(request).await.unwrap().into_inner()
+    let request = with_key(v1::GetStatusRequest {}, key);
+    admin(admin_address).await.get_status(request).await.unwrap().into_inner()
+}
+
+/// What a router says of its cluster to an admin with this key.
+pub async fn cluster(admin_address: &str, key: &str) -> v1::GetClusterResponse {
+    let request = with_key(v1::GetClusterRequest {}, key);
+    admin(admin_address).await.get_cluster(request).await.unwrap().into_inner()
+}
+
+/// Waits until the cluster is as it should be, and returns it.
+pub async fn cluster_when(
+    admin_address: &str,
+    key: &str,
+    what: &str,
+    fits: impl Fn(&v1::GetClusterResponse) -> bool,
+) -> v1::GetClusterResponse {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let seen = cluster(admin_address, key).await;
+        if fits(&seen) {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "not {what}: {seen:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Whether so many nodes serve, and each holds all that it should.
+pub fn is_whole(cluster: &v1::GetClusterResponse, nodes: usize) -> bool {
+    let serving = |node: &&v1::ClusterNode| {
+        node.state() == v1::cluster_node::State::Serving
+            && node.assigned_experts > 0
+            && node.resident_experts == node.assigned_experts
+    };
+    cluster.connected
+        && cluster.missing_experts == 0
+        && cluster.nodes.len() == nodes
+        && cluster.nodes.iter().filter(serving).count() == nodes
 }
 
 /// The same once nothing runs. A lane gives back what a request held just after the client has its answer.

@@ -24,46 +24,83 @@ pub struct Cluster {
     pub address: String,
     /// Where the admin API is, if the arguments ask for one.
     pub admin: Option<String>,
+    /// Where the cluster's state is.
+    pub store: String,
+    /// What every node is told besides.
+    node_args: Vec<String>,
     sockets: tempfile::TempDir,
 }
 
 impl Cluster {
-    /// Starts `nodes` expert nodes (none: experts are computed in the router) and a router with more arguments.
+    /// Starts a router with more arguments, which keeps the cluster's state unless these say otherwise, and `nodes`
+    /// expert nodes (none: experts are computed in the router).
     pub fn start(model: &Path, dtype: &str, nodes: usize, more: &[&str]) -> Self {
-        let sockets = tempfile::tempdir().unwrap();
-        let socket = |index| format!("unix:{}/node-{index}.sock", sockets.path().display());
-        let started: Vec<Process> =
-            (0..nodes).map(|index| start_node(model, dtype, index, &socket(index))).collect();
-        let addresses: Vec<String> = (0..nodes).map(socket).collect();
+        Self::start_with(model, dtype, nodes, &[], more)
+    }
+
+    /// The same with more arguments for the nodes, too.
+    pub fn start_with(
+        model: &Path,
+        dtype: &str,
+        nodes: usize,
+        node_args: &[&str],
+        more: &[&str],
+    ) -> Self {
+        let count = nodes.to_string();
         let mut args =
             vec!["router", "--grpc-port", "0", "--port", "0", "--dtype", dtype, "--model"];
         args.push(model.to_str().unwrap());
-        let list = addresses.join(",");
         if nodes == 0 {
             args.extend(["--experts", "local"]);
         } else {
-            args.extend(["--nodes", &list]);
+            args.extend(["--cluster-port", "0", "--min-nodes", &count]);
         }
         args.extend(more);
         let router = Process::start(args);
+        let given = more.iter().skip_while(|arg| **arg != "--store").nth(1);
         let admin = more.contains(&"--admin-port").then(|| router.line_after("admin API on "));
-        let address = router.line_after("router listening on ");
-        Self { router, nodes: started, address, admin, sockets }
+        let store = match given {
+            _ if nodes == 0 => String::new(),
+            Some(store) => (*store).to_owned(),
+            None => router.line_after("cluster port on "),
+        };
+        let mut cluster = Self {
+            router,
+            nodes: Vec::new(),
+            address: String::new(),
+            admin,
+            store,
+            node_args: node_args.iter().map(ToString::to_string).collect(),
+            sockets: tempfile::tempdir().unwrap(),
+        };
+        for index in 0..nodes {
+            let node = cluster.start_node(model, dtype, index);
+            cluster.nodes.push(node);
+        }
+        cluster.address = cluster.router.line_after("router listening on ");
+        cluster
     }
 
     /// Starts a node again that has ended.
     pub fn restart_node(&mut self, model: &Path, dtype: &str, index: usize) {
-        let socket = format!("unix:{}/node-{index}.sock", self.sockets.path().display());
-        self.nodes[index] = start_node(model, dtype, index, &socket);
+        self.nodes[index] = self.start_node(model, dtype, index);
+    }
+
+    /// Starts one more node of this cluster.
+    pub fn start_node(&self, model: &Path, dtype: &str, index: usize) -> Process {
+        let listen = format!("unix:{}/node-{index}.sock", self.sockets.path().display());
+        let more = ["--listen", &listen, "--store", &self.store];
+        let own = self.node_args.iter().map(String::as_str);
+        start_node(model, dtype, index, &more.into_iter().chain(own).collect::<Vec<_>>())
     }
 }
 
-/// Starts an expert node and waits until it listens.
-pub fn start_node(model: &Path, dtype: &str, index: usize, listen: &str) -> Process {
+/// Starts the expert node `node-<index>` with more arguments and waits until it listens.
+pub fn start_node(model: &Path, dtype: &str, index: usize, more: &[&str]) -> Process {
     let name = format!("node-{index}");
     let model = model.to_str().unwrap();
-    let args = ["--model", model, "--dtype", dtype, "--node-id", &name, "--listen", listen];
-    let node = Process::start([&["expert-node"], &args[..]].concat());
+    let args = ["--model", model, "--dtype", dtype, "--node-id", &name];
+    let node = Process::start([&["expert-node"], &args[..], more].concat());
     node.line_after("listening on ");
     node
 }

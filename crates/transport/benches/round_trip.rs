@@ -7,7 +7,6 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark may stop at the first surprise")]
 #![expect(clippy::panic, reason = "a benchmark may stop at the first surprise")]
 
-use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -16,11 +15,10 @@ use std::thread;
 use std::time::Instant;
 
 use bytes::Bytes;
-use guildhall_ids::{Epoch, ExpertId, ExpertIdx, LayerIdx};
+use guildhall_ids::{Epoch, ExpertIdx, LayerIdx, NodeId};
 use guildhall_transport::{
-    AssignError, Call, CallOutputs, Endpoint, ExpertBackend, ExpertLink as _, FrameShape, GrpcLink,
-    Handshake, Lifecycle, Listener, NodeDescription, NodeEvent, NodeTimings, Pair, Refusal,
-    ReplySlot, Resident, serve,
+    Call, CallOutputs, Endpoint, ExpertBackend, ExpertLink as _, FrameShape, GrpcLink, Handshake,
+    Lifecycle, Listener, NodeEvent, NodeTimings, Pair, Refusal, ReplySlot, serve,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -140,8 +138,10 @@ impl Wire {
         let node = start_node(endpoint);
         let shape = FrameShape { hidden_size: payload / VALUE_BYTES, value_bytes: VALUE_BYTES };
         let handshake = Handshake {
+            protocol_version: guildhall_proto::EXPERT_PROTOCOL_VERSION,
+            model_fingerprint: vec![1; 32],
+            dtype: "bf16".into(),
             hidden_size: u32::try_from(shape.hidden_size).unwrap(),
-            ..Echo.describe().handshake
         };
         let runtime = runtime();
         let link = runtime.block_on(GrpcLink::open(&node, &handshake, "bench", shape)).unwrap();
@@ -196,31 +196,8 @@ fn start_node(endpoint: &Endpoint) -> Endpoint {
 struct Echo;
 
 impl ExpertBackend for Echo {
-    fn describe(&self) -> NodeDescription {
-        NodeDescription {
-            node: "echo".parse().unwrap(),
-            instance: 1,
-            handshake: Handshake {
-                protocol_version: guildhall_proto::EXPERT_PROTOCOL_VERSION,
-                model_fingerprint: vec![1; 32],
-                dtype: "bf16".into(),
-                hidden_size: 0,
-            },
-            instruction_set: "none".into(),
-            epoch: Epoch(1),
-            resident: Resident::new(),
-            resident_bytes: 0,
-            draining: false,
-        }
-    }
-
-    async fn assign(
-        &self,
-        _: &[u8],
-        _: Epoch,
-        _: BTreeSet<ExpertId>,
-    ) -> Result<Resident, AssignError> {
-        Ok(Resident::new())
+    fn identity(&self) -> (NodeId, u64) {
+        ("echo".parse().unwrap(), 1)
     }
 
     fn accept(&self, router: &Handshake) -> Result<FrameShape, Refusal> {

@@ -2,7 +2,6 @@
 //!
 //! A call is a pure function of its content, so the side that asks may repeat it anywhere.
 
-pub use control::NodeControl;
 pub use endpoint::{Endpoint, Listener};
 pub use error::Error;
 pub use frame::{
@@ -14,7 +13,7 @@ pub use grpc_link::GrpcLink;
 pub use in_process::InProcessLink;
 pub use lifecycle::Lifecycle;
 pub use link::{ExpertLink, NodeEvent};
-pub use node::{AssignError, ExpertHash, Handshake, NodeDescription, Refusal, Resident};
+pub use node::{Handshake, Refusal};
 pub use server::{ExpertBackend, ReplySlot, serve};
 
 mod endpoint;
@@ -25,7 +24,6 @@ mod link;
 mod unanswered;
 mod grpc_link;
 mod in_process;
-mod control;
 mod lifecycle;
 mod server;
 mod connection;

@@ -1,14 +1,4 @@
-//! What a node says of itself, and what both sides must agree on before they work together.
-
-use std::collections::BTreeMap;
-
-use guildhall_ids::{Epoch, ExpertId, NodeId};
-
-/// SHA-256 of the weights of one expert, as they are in the checkpoint.
-pub type ExpertHash = [u8; 32];
-
-/// The experts that a node has loaded and verified, with their hashes.
-pub type Resident = BTreeMap<ExpertId, ExpertHash>;
+//! What a router and a node must agree on before they work together.
 
 /// What a router states when it opens a link, and a node of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,46 +53,6 @@ impl Handshake {
         }
         Ok(())
     }
-}
-
-/// Who a node is and what it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeDescription {
-    /// Its name.
-    pub node: NodeId,
-    /// Differs after a restart.
-    pub instance: u64,
-    /// What it would compare a router with; the hidden size is 0 (a node does not state it here).
-    pub handshake: Handshake,
-    /// The instruction set of its kernels; two nodes with the same one give the same bits.
-    pub instruction_set: String,
-    /// The newest assignment that is fully resident.
-    pub epoch: Epoch,
-    /// What it holds.
-    pub resident: Resident,
-    /// Bytes of the packed weights of `resident`.
-    pub resident_bytes: u64,
-    /// Whether it is leaving.
-    pub draining: bool,
-}
-
-/// Why a node does not hold what it was assigned.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AssignError {
-    /// The assignment is for another model or names experts that the model has not.
-    #[error("{0}")]
-    Mismatch(String),
-    /// A newer assignment is in force.
-    #[error("assignment {given} is older than {current}")]
-    Stale {
-        /// The epoch of the refused assignment.
-        given: Epoch,
-        /// The epoch in force.
-        current: Epoch,
-    },
-    /// An expert could not be loaded or verified.
-    #[error("{0}")]
-    Load(String),
 }
 
 #[cfg(test)]

@@ -1,10 +1,8 @@
 //! The node's side: a gRPC service in front of whatever computes experts.
 
-use std::collections::BTreeSet;
-use std::future::Future;
 use std::time::Duration;
 
-use guildhall_ids::{Epoch, ExpertId, NodeId};
+use guildhall_ids::NodeId;
 use guildhall_proto::v1;
 use guildhall_proto::v1::experts_server::{Experts, ExpertsServer};
 use tokio::sync::mpsc;
@@ -17,23 +15,13 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::compute_stream::ComputeStream;
 use crate::connection::Connection;
 use crate::grpc::{ServerOptions, server_builder, standard_services};
-use crate::{
-    AssignError, Call, CallFailure, Error, FailureReason, FrameShape, Handshake, Lifecycle,
-};
-use crate::{Listener, MAX_FRAME_BYTES, NodeDescription, NodeEvent, Refusal, Resident, wire};
+use crate::{Call, CallFailure, Error, FailureReason, FrameShape, Handshake, Lifecycle, Listener};
+use crate::{MAX_FRAME_BYTES, NodeEvent, Refusal, wire};
 
 /// What computes experts behind a server or an in-process link.
 pub trait ExpertBackend: Clone + Send + Sync + Unpin + 'static {
-    /// Who this is and what it holds.
-    fn describe(&self) -> NodeDescription;
-
-    /// Sets what to hold; ends when all of it is loaded and verified.
-    fn assign(
-        &self,
-        fingerprint: &[u8],
-        epoch: Epoch,
-        experts: BTreeSet<ExpertId>,
-    ) -> impl Future<Output = Result<Resident, AssignError>> + Send;
+    /// Its name, and a number that differs after a restart.
+    fn identity(&self) -> (NodeId, u64);
 
     /// Accepts a router and says how large its rows are.
     ///
@@ -167,46 +155,6 @@ struct Service<B> {
 impl<B: ExpertBackend> Experts for Service<B> {
     type ComputeStream = ComputeStream<B>;
 
-    async fn describe(
-        &self,
-        _: Request<v1::DescribeRequest>,
-    ) -> Result<Response<v1::DescribeResponse>, Status> {
-        let node = self.backend.describe();
-        Ok(Response::new(v1::DescribeResponse {
-            node_id: node.node.to_string(),
-            instance: node.instance,
-            protocol_version: node.handshake.protocol_version,
-            model_fingerprint: node.handshake.model_fingerprint.into(),
-            dtype: node.handshake.dtype,
-            instruction_set: node.instruction_set,
-            epoch: node.epoch.0,
-            resident: wire::resident_to_wire(&node.resident),
-            resident_bytes: node.resident_bytes,
-            draining: node.draining,
-        }))
-    }
-
-    async fn assign(
-        &self,
-        request: Request<v1::AssignRequest>,
-    ) -> Result<Response<v1::AssignResponse>, Status> {
-        let request = request.into_inner();
-        let of_layer = |layer: &v1::LayerExperts| {
-            let layer_idx = layer.layer;
-            layer.experts.clone().into_iter().map(move |expert| ExpertId::new(layer_idx, expert))
-        };
-        let experts = request.experts.iter().flat_map(of_layer).collect();
-        let epoch = Epoch(request.epoch);
-        match self.backend.assign(&request.model_fingerprint, epoch, experts).await {
-            Ok(resident) => Ok(Response::new(v1::AssignResponse {
-                resident: wire::resident_to_wire(&resident),
-            })),
-            Err(e @ AssignError::Mismatch(_)) => Err(Status::failed_precondition(e.to_string())),
-            Err(e @ AssignError::Stale { .. }) => Err(Status::aborted(e.to_string())),
-            Err(e @ AssignError::Load(_)) => Err(Status::data_loss(e.to_string())),
-        }
-    }
-
     async fn compute(
         &self,
         request: Request<Streaming<v1::ComputeRequest>>,
@@ -231,10 +179,10 @@ impl<B: ExpertBackend> Experts for Service<B> {
             }
         })?;
         tracing::info!(router = %router_id, "router connected");
-        let node = self.backend.describe();
+        let (node, instance) = self.backend.identity();
         let welcome = v1::Welcome {
-            node_id: node.node.to_string(),
-            instance: node.instance,
+            node_id: node.to_string(),
+            instance,
             max_calls_in_flight: u32::try_from(MAX_CALLS_IN_FLIGHT).unwrap_or(u32::MAX),
         };
         let backend = self.backend.clone();

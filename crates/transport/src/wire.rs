@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use guildhall_ids::{Epoch, ExpertId, ExpertIdx, LayerIdx};
+use guildhall_ids::{Epoch, ExpertIdx, LayerIdx};
 use guildhall_proto::v1;
 use guildhall_telemetry::TraceContext;
 
-use crate::{Call, CallFailure, CallOutputs, ExpertHash, FailureReason, Handshake, NodeEvent};
-use crate::{NodeTimings, Pair, Resident};
+use crate::{Call, CallFailure, CallOutputs, FailureReason, Handshake, NodeEvent};
+use crate::{NodeTimings, Pair};
 
 pub(crate) fn call_to_wire(call: Call) -> v1::Call {
     v1::Call {
@@ -138,65 +138,13 @@ pub(crate) fn hello_from_wire(hello: v1::Hello) -> Handshake {
     }
 }
 
-pub(crate) fn resident_to_wire(resident: &Resident) -> Vec<v1::LayerExperts> {
-    let mut layers: Vec<v1::LayerExperts> = Vec::new();
-    let mut hashes: Vec<u8> = Vec::new();
-    for (id, hash) in resident {
-        if layers.last().is_none_or(|last| last.layer != id.layer.0) {
-            finish_hashes(&mut layers, &mut hashes);
-            layers.push(v1::LayerExperts { layer: id.layer.0, ..Default::default() });
-        }
-        if let Some(last) = layers.last_mut() {
-            last.experts.push(id.expert.0);
-            hashes.extend_from_slice(hash);
-        }
-    }
-    finish_hashes(&mut layers, &mut hashes);
-    layers
-}
-
-fn finish_hashes(layers: &mut [v1::LayerExperts], hashes: &mut Vec<u8>) {
-    if let Some(last) = layers.last_mut() {
-        last.sha256 = Bytes::from(std::mem::take(hashes));
-    }
-}
-
-pub(crate) fn resident_from_wire(layers: &[v1::LayerExperts]) -> Result<Resident, String> {
-    let mut resident = Resident::new();
-    for layer in layers {
-        if layer.sha256.len() != layer.experts.len() * size_of::<ExpertHash>() {
-            return Err(format!("layer {}: not one SHA-256 for each expert", layer.layer));
-        }
-        for (&expert, hash) in layer.experts.iter().zip(layer.sha256.chunks_exact(32)) {
-            let hash = hash.try_into().map_err(|_| "a SHA-256 of another length".to_string())?;
-            resident.insert(ExpertId::new(layer.layer, expert), hash);
-        }
-    }
-    Ok(resident)
-}
-
-pub(crate) fn experts_to_wire(experts: impl Iterator<Item = ExpertId>) -> Vec<v1::LayerExperts> {
-    let mut layers: Vec<v1::LayerExperts> = Vec::new();
-    for id in experts {
-        match layers.last_mut() {
-            Some(last) if last.layer == id.layer.0 => last.experts.push(id.expert.0),
-            _ => layers.push(v1::LayerExperts {
-                layer: id.layer.0,
-                experts: vec![id.expert.0],
-                sha256: Bytes::new(),
-            }),
-        }
-    }
-    layers
-}
-
 pub(crate) fn microseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::collection::{btree_map, vec};
+    use proptest::collection::vec;
     use proptest::prelude::*;
     use prost::Message as _;
 
@@ -238,26 +186,6 @@ mod tests {
         }
 
         #[test]
-        fn residents_survive_the_wire(
-            held in btree_map((0..4u32, any::<u32>()), any::<[u8; 32]>(), 0..20),
-        ) {
-            let with_id = |((layer, expert), hash)| (ExpertId::new(layer, expert), hash);
-            let resident: Resident = held.into_iter().map(with_id).collect();
-            prop_assert_eq!(resident_from_wire(&resident_to_wire(&resident)), Ok(resident));
-        }
-
-        #[test]
-        fn assignments_survive_the_wire(ids in vec((0..4u32, any::<u32>()), 0..20)) {
-            let ids: Vec<_> = ids.into_iter().map(|(l, e)| ExpertId::new(l, e)).collect();
-            let layers = experts_to_wire(ids.iter().copied());
-            let of_layer = |layer: &v1::LayerExperts| {
-                let index = layer.layer;
-                layer.experts.clone().into_iter().map(move |e| ExpertId::new(index, e))
-            };
-            prop_assert_eq!(layers.iter().flat_map(of_layer).collect::<Vec<_>>(), ids);
-        }
-
-        #[test]
         fn any_bytes_are_read_or_refused(bytes in vec(any::<u8>(), 0..200)) {
             if let Ok(request) = v1::Call::decode(&bytes[..]) {
                 let counts = (request.pair_tokens.len(), request.pair_experts.len());
@@ -267,9 +195,6 @@ mod tests {
             }
             if let Ok(response) = v1::ComputeResponse::decode(&bytes[..]) {
                 let _ = event_from_wire(response);
-            }
-            if let Ok(described) = v1::DescribeResponse::decode(&bytes[..]) {
-                let _ = resident_from_wire(&described.resident);
             }
         }
     }
@@ -294,18 +219,5 @@ mod tests {
         check(Some(Duration::from_nanos(1999)), 1);
         check(Some(Duration::from_secs(1)), 1_000_000);
         check(Some(Duration::MAX), u64::MAX);
-    }
-
-    #[test]
-    fn hashes_that_do_not_fit_their_experts_are_refused() {
-        for (experts, bytes) in [(1, 0), (1, 31), (1, 33), (2, 32), (0, 32)] {
-            let layer = v1::LayerExperts {
-                layer: 3,
-                experts: vec![0; experts],
-                sha256: vec![0; bytes].into(),
-            };
-            let refused = resident_from_wire(&[layer]).unwrap_err();
-            assert_eq!(refused, "layer 3: not one SHA-256 for each expert");
-        }
     }
 }

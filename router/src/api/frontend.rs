@@ -13,6 +13,7 @@ use super::responses::Responses;
 use super::running::{Aborts, Running};
 use super::served_model::ServedModel;
 use super::validate;
+use crate::balancer::Balancer;
 use crate::engine::{EngineHandle, Refused};
 
 /// The router as its clients see it, from the moment it listens.
@@ -24,6 +25,8 @@ pub(crate) struct Frontend {
     /// Milliseconds after 1970 of the last request.
     last_request: Arc<std::sync::atomic::AtomicU64>,
     serving: Arc<OnceLock<Serving>>,
+    /// Where experts are on other processes.
+    cluster: Arc<OnceLock<Balancer>>,
 }
 
 /// What there is once the model is loaded.
@@ -44,7 +47,19 @@ impl Frontend {
             started: Instant::now(),
             last_request: Arc::default(),
             serving: Arc::default(),
+            cluster: Arc::default(),
         }
+    }
+
+    /// Shows the cluster to admins from now on.
+    pub(crate) fn set_cluster(&self, cluster: Balancer) {
+        // It is joined once.
+        let _ = self.cluster.set(cluster);
+    }
+
+    /// The cluster, if this router is in one.
+    pub(crate) fn cluster(&self) -> Option<&Balancer> {
+        self.cluster.get()
     }
 
     /// Takes requests from now on.

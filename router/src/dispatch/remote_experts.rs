@@ -19,6 +19,7 @@ use super::health::HedgeBudget;
 use super::links::{LinkEvent, Links};
 use super::plan::{NodeCall, plan};
 use crate::Error;
+use crate::balancer::LoadCounter;
 use crate::model::{Experts, ExpertsCall};
 use crate::nodes::Topology;
 
@@ -49,6 +50,7 @@ struct Lane {
     device: Device,
     dtype: Dtype,
     topology: Arc<ArcSwap<Topology>>,
+    load: Arc<LoadCounter>,
     links: Links,
     options: DispatchOptions,
     hedges: HedgeBudget,
@@ -61,7 +63,7 @@ impl RemoteExperts {
     pub(crate) fn new(
         runtime: Rc<Runtime>,
         (device, dtype): (Device, Dtype),
-        topology: Arc<ArcSwap<Topology>>,
+        (topology, load): (Arc<ArcSwap<Topology>>, Arc<LoadCounter>),
         (handshake, router_id): (Handshake, String),
         options: DispatchOptions,
     ) -> Self {
@@ -72,6 +74,7 @@ impl RemoteExperts {
             device,
             dtype,
             topology,
+            load,
             links,
             options,
             hedges: HedgeBudget::new(Instant::now()),
@@ -91,6 +94,7 @@ impl Experts for RemoteExperts {
                 self.lane.device.host(call.x).iter().flat_map(|v| v.to_le_bytes()).collect()
             }
         });
+        self.lane.load.count(call.layer, &call.routes.experts);
         let shape = (call.x.cols(), self.lane.dtype);
         let mut fan_out = FanOut::new(call.layer, call.routes, activations, shape);
         let lane = &mut self.lane;

@@ -23,7 +23,7 @@ const OPTIONS: SessionOptions = SessionOptions {
 struct Running {
     session: Session,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), guildhall_cluster::Error>>,
 }
 
 /// A session that publishes its name.
@@ -69,7 +69,7 @@ async fn sessions_see_each_other_come_and_go() {
     a.wait("two there", WHOLE, |mirror| names(mirror) == ["a", "b"]).await;
     // One that says goodbye is gone at once, one that is killed when its lease ends.
     b.stop.cancel();
-    b.task.await.unwrap();
+    b.task.await.unwrap().unwrap();
     a.wait("one there", Duration::from_millis(500), |mirror| names(mirror) == ["a"]).await;
     let c = start(&etcd, "c");
     a.wait("two there", WHOLE, |mirror| names(mirror) == ["a", "c"]).await;
@@ -133,4 +133,35 @@ async fn a_compacted_past_is_made_up_for_by_a_listing() {
     let shows =
         |mirror: &Mirror| mirror.get("guildhall/n").is_some_and(|known| known.value == b"19");
     a.wait("at the newest value", WHOLE, shows).await;
+}
+
+#[tokio::test]
+async fn a_claimed_key_belongs_to_one_and_passes_on() {
+    let etcd = EtcdProcess::start();
+    let key = format!("{PREFIX}leader");
+    let owner = |mirror: &Mirror| mirror.get("guildhall/leader").map(|known| known.value.clone());
+    let (mut a, b) = (start(&etcd, "a"), start(&etcd, "b"));
+    a.session.claim(&key, b"a".into());
+    a.wait("led by a", WHOLE, |mirror| owner(mirror).as_deref() == Some(b"a")).await;
+    b.session.claim(&key, b"b".into());
+    b.session.publish(format!("{PREFIX}b2"), b"1".into());
+    a.wait("three there", WHOLE, |mirror| names(mirror) == ["a", "b", "b2", "leader"]).await;
+    assert_eq!(owner(&a.session.mirror()).as_deref(), Some(&b"a"[..]));
+    let mut b = b;
+    a.stop.cancel();
+    a.task.await.unwrap().unwrap();
+    b.wait("led by b", WHOLE, |mirror| owner(mirror).as_deref() == Some(b"b")).await;
+    b.session.withdraw(&key);
+    b.wait("led by nobody", WHOLE, |mirror| owner(mirror).is_none()).await;
+}
+
+#[tokio::test]
+async fn of_two_processes_with_one_name_the_first_ends() {
+    let etcd = EtcdProcess::start();
+    let mut first = start(&etcd, "a");
+    first.wait("there", WHOLE, |mirror| names(mirror) == ["a"]).await;
+    let second = start(&etcd, "b");
+    second.session.publish(format!("{PREFIX}a"), b"another".into());
+    let ended = tokio::time::timeout(WHOLE, first.task).await.unwrap().unwrap();
+    assert_eq!(ended, Err(guildhall_cluster::Error::Taken { key: format!("{PREFIX}a") }));
 }

@@ -71,7 +71,9 @@ fn the_environment_is_read_only_in_config_files() {
 
 #[test]
 fn every_flag_of_a_process_has_its_environment_variable() {
-    for process in ["router/src/config.rs", "expert-node/src/config.rs"] {
+    for process in
+        ["router/src/config.rs", "expert-node/src/config.rs", "crates/cluster/src/config.rs"]
+    {
         let text = std::fs::read_to_string(root().join(process)).unwrap();
         let flags = text.matches("#[arg(").count();
         assert_eq!(flags, text.matches("env = \"GUILDHALL_").count(), "{process}");
@@ -106,10 +108,16 @@ fn one_model_file_knows_that_experts_may_be_elsewhere() {
 }
 
 #[test]
-fn wire_types_stop_at_the_api_and_the_transport() {
+fn wire_types_stop_at_the_api_the_transport_and_the_store() {
     for name in files_with("guildhall_proto::v1") {
-        let allowed =
-            ["router/src/api/", "crates/transport/", "crates/testkit/", "crates/tidy/", "cli/"];
+        let allowed = [
+            "router/src/api/",
+            "crates/transport/",
+            "crates/cluster/",
+            "crates/testkit/",
+            "crates/tidy/",
+            "cli/",
+        ];
         assert!(allowed.iter().any(|place| name.starts_with(place)), "{name} uses wire types");
     }
 }

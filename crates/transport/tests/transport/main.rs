@@ -4,7 +4,6 @@
 
 mod broken_nodes;
 mod broken_routers;
-mod control;
 mod ends;
 mod handshakes;
 mod links;

@@ -1,16 +1,15 @@
 //! A node that does what the layer of a call says, and ways to reach it.
 
-use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use guildhall_ids::{Epoch, ExpertId, ExpertIdx, LayerIdx};
+use guildhall_ids::{Epoch, ExpertIdx, LayerIdx, NodeId};
 use guildhall_transport::{
-    AssignError, Call, CallFailure, CallOutputs, Endpoint, Error, ExpertBackend, ExpertLink,
-    FailureReason, FrameShape, GrpcLink, Handshake, Lifecycle, Listener, NodeDescription,
-    NodeEvent, NodeTimings, Pair, Refusal, ReplySlot, Resident, serve,
+    Call, CallFailure, CallOutputs, Endpoint, Error, ExpertBackend, ExpertLink, FailureReason,
+    FrameShape, GrpcLink, Handshake, Lifecycle, Listener, NodeEvent, NodeTimings, Pair, Refusal,
+    ReplySlot, serve,
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -72,35 +71,8 @@ impl TestNode {
 }
 
 impl ExpertBackend for TestNode {
-    fn describe(&self) -> NodeDescription {
-        NodeDescription {
-            node: "node-7".parse().unwrap(),
-            instance: u64::MAX,
-            handshake: handshake(),
-            instruction_set: "avx2".into(),
-            epoch: Epoch(12),
-            resident: resident(),
-            resident_bytes: 1 << 40,
-            draining: self.lifecycle.draining().is_cancelled(),
-        }
-    }
-
-    async fn assign(
-        &self,
-        fingerprint: &[u8],
-        epoch: Epoch,
-        experts: BTreeSet<ExpertId>,
-    ) -> Result<Resident, AssignError> {
-        if fingerprint != handshake().model_fingerprint {
-            return Err(AssignError::Mismatch("another model".into()));
-        }
-        if epoch < Epoch(12) {
-            return Err(AssignError::Stale { given: epoch, current: Epoch(12) });
-        }
-        if experts.is_empty() {
-            return Err(AssignError::Load("expert 0/0 is corrupt".into()));
-        }
-        Ok(experts.into_iter().map(|expert| (expert, hash(expert))).collect())
+    fn identity(&self) -> (NodeId, u64) {
+        ("node-7".parse().unwrap(), u64::MAX)
     }
 
     fn accept(&self, router: &Handshake) -> Result<FrameShape, Refusal> {
@@ -128,16 +100,6 @@ impl ExpertBackend for TestNode {
             layer => unreachable!("no test uses layer {layer}"),
         }
     }
-}
-
-pub(crate) fn hash(expert: ExpertId) -> [u8; 32] {
-    [(expert.layer.0 * 16 + expert.expert.0) as u8; 32]
-}
-
-/// What the node holds: experts of two layers.
-pub(crate) fn resident() -> Resident {
-    let ids = [(0, 0), (0, 5), (3, 2)].map(|(layer, expert)| ExpertId::new(layer, expert));
-    ids.into_iter().map(|id| (id, hash(id))).collect()
 }
 
 pub(crate) fn handshake() -> Handshake {

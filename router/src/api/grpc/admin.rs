@@ -9,10 +9,11 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_server::HealthServer;
 
-use super::{OPEN_PATHS, health_service, options};
+use super::{OPEN_PATHS, cluster, health_service, options};
 use crate::Error;
 use crate::api::frontend::{Frontend, Serving};
 use crate::api::keys::{ApiKeys, RequireKey};
+use crate::balancer::Balancer;
 
 struct Service(Frontend);
 
@@ -72,6 +73,37 @@ impl Admin for Service {
         let forgotten = self.0.serving()?.engine.reset_prefix_cache().await;
         let blocks = forgotten.map_err(|_| Status::unavailable("the engine has stopped"))?;
         Ok(Response::new(v1::ResetPrefixCacheResponse { blocks: blocks as u32 }))
+    }
+
+    async fn get_cluster(
+        &self,
+        _: Request<v1::GetClusterRequest>,
+    ) -> Result<Response<v1::GetClusterResponse>, Status> {
+        Ok(Response::new(cluster::describe(self.cluster()?).await))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<v1::DrainNodeRequest>,
+    ) -> Result<Response<v1::DrainNodeResponse>, Status> {
+        let v1::DrainNodeRequest { node_id, undo } = request.into_inner();
+        cluster::drain(self.cluster()?, &node_id, undo).await?;
+        Ok(Response::new(v1::DrainNodeResponse {}))
+    }
+
+    async fn rebalance(
+        &self,
+        request: Request<v1::RebalanceRequest>,
+    ) -> Result<Response<v1::RebalanceResponse>, Status> {
+        let dry_run = request.into_inner().dry_run;
+        Ok(Response::new(cluster::rebalance(self.cluster()?, dry_run).await?))
+    }
+}
+
+impl Service {
+    fn cluster(&self) -> Result<&Balancer, Status> {
+        let alone = || Status::failed_precondition("this router computes the experts itself");
+        self.0.cluster().ok_or_else(alone)
     }
 }
 

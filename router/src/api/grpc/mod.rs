@@ -20,6 +20,7 @@ use crate::Error;
 pub(crate) use admin::serve_admin;
 
 mod admin;
+mod cluster;
 mod generation;
 mod vllm;
 mod health_service;

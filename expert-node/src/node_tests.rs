@@ -1,8 +1,5 @@
 //! A node without a network: what it holds, what it computes, what it refuses.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::path::Path;
 use std::thread::JoinHandle;
@@ -10,14 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use guildhall_checkpoint::Checkpoint;
-use guildhall_expert_node::{Node, NodeOptions};
 use guildhall_ids::{Epoch, ExpertId, ExpertIdx, LayerIdx};
 use guildhall_kernels::{CpuOptions, Device, Dtype};
 use guildhall_transport::{
-    AssignError, Call, CallOutputs, ExpertBackend as _, ExpertLink as _, FailureReason, Handshake,
-    InProcessLink, NodeEvent, Pair,
+    Call, CallOutputs, ExpertLink as _, FailureReason, Handshake, InProcessLink, NodeEvent, Pair,
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::service::{Node, NodeOptions};
 
 /// Two tokens of the model `mixtral` of the golden tests.
 const HIDDEN: usize = 32;
@@ -69,10 +66,13 @@ impl Running {
         InProcessLink::open(self.node.clone(), &self.handshake(dtype)).unwrap()
     }
 
-    async fn assign(&self, epoch: u64, experts: &[(u32, u32)]) -> Result<usize, AssignError> {
-        let experts: BTreeSet<_> = experts.iter().map(|&(l, e)| ExpertId::new(l, e)).collect();
-        let fingerprint = self.checkpoint.fingerprint().0;
-        self.node.assign(&fingerprint, Epoch(epoch), experts).await.map(|held| held.len())
+    /// Loads experts; says how many the node has then.
+    fn load(&self, experts: &[(u32, u32)]) -> usize {
+        let experts: Vec<_> = experts.iter().map(|&(l, e)| ExpertId::new(l, e)).collect();
+        for (id, loaded) in self.node.shard().load(&experts, Duration::MAX) {
+            loaded.unwrap_or_else(|e| panic!("{id}: {e}"));
+        }
+        self.node.shard().held().ids().len()
     }
 }
 
@@ -126,7 +126,7 @@ fn expected(checkpoint: &Checkpoint, layer: u32, token: u32, expert: u32) -> Vec
 #[tokio::test]
 async fn outputs_come_in_the_order_of_the_pairs() {
     let running = start(Dtype::F32);
-    assert_eq!(running.assign(1, &[(0, 2), (0, 5), (1, 2)]).await, Ok(3));
+    assert_eq!(running.load(&[(0, 2), (0, 5), (1, 2)]), 3);
     let mut link = running.link(Dtype::F32);
     let pairs = [(1, 5), (0, 2), (0, 5), (1, 2)];
     link.send(call(7, 0, &pairs)).unwrap();
@@ -140,7 +140,7 @@ async fn outputs_come_in_the_order_of_the_pairs() {
 #[tokio::test]
 async fn calls_of_two_routers_get_the_bits_of_calls_alone() {
     let running = start(Dtype::F32);
-    running.assign(1, &[(0, 0), (0, 1), (0, 2)]).await.unwrap();
+    running.load(&[(0, 0), (0, 1), (0, 2)]);
     let mut links = [running.link(Dtype::F32), running.link(Dtype::F32)];
     let pairs = [[(0, 0), (0, 1), (1, 2)], [(1, 0), (0, 1), (0, 2)]];
     for id in 0..4 {
@@ -161,7 +161,7 @@ async fn calls_of_two_routers_get_the_bits_of_calls_alone() {
 #[tokio::test]
 async fn what_is_not_resident_is_refused_and_the_link_goes_on() {
     let running = start(Dtype::F32);
-    running.assign(1, &[(0, 1)]).await.unwrap();
+    running.load(&[(0, 1)]);
     let mut link = running.link(Dtype::F32);
     link.send(call(1, 0, &[(0, 1), (1, 3)])).unwrap();
     let (reason, message) = failure(&mut link).await;
@@ -170,8 +170,8 @@ async fn what_is_not_resident_is_refused_and_the_link_goes_on() {
     link.send(call(2, 0, &[(0, 1)])).unwrap();
     assert_eq!(outputs(&mut link).await.id, 2);
 
-    // A newer assignment drops what it does not name, and keeps what it does.
-    assert_eq!(running.assign(2, &[(0, 3), (1, 0)]).await, Ok(2));
+    assert_eq!(running.load(&[(0, 3), (1, 0)]), 3);
+    running.node.shard().forget(&[ExpertId::new(0, 1)].into());
     link.send(call(3, 0, &[(0, 1)])).unwrap();
     assert_eq!(failure(&mut link).await.0, FailureReason::NotResident);
     link.send(call(4, 0, &[(1, 3)])).unwrap();
@@ -181,37 +181,33 @@ async fn what_is_not_resident_is_refused_and_the_link_goes_on() {
 #[tokio::test]
 async fn a_call_whose_time_is_over_is_not_computed() {
     let running = start(Dtype::F32);
-    running.assign(1, &[(0, 1)]).await.unwrap();
+    running.load(&[(0, 1)]);
     let mut link = running.link(Dtype::F32);
     link.send(Call { budget: Some(Duration::ZERO), ..call(1, 0, &[(0, 1)]) }).unwrap();
     assert_eq!(failure(&mut link).await.0, FailureReason::Expired);
 }
 
-#[tokio::test]
-async fn wrong_assignments_are_refused_and_change_nothing() {
+#[test]
+fn an_expert_that_the_model_does_not_have_is_refused_and_changes_nothing() {
     let running = start(Dtype::F32);
-    running.assign(5, &[(0, 1)]).await.unwrap();
-    let stale = AssignError::Stale { given: Epoch(4), current: Epoch(5) };
-    assert_eq!(running.assign(4, &[(0, 2)]).await, Err(stale));
+    running.load(&[(0, 1)]);
     for unknown in [(0, 8), (3, 0)] {
-        let refused = running.assign(6, &[unknown]).await;
-        assert!(matches!(refused, Err(AssignError::Mismatch(_))), "{refused:?}");
+        let id = ExpertId::new(unknown.0, unknown.1);
+        let tried = running.node.shard().load(&[id], Duration::ZERO);
+        assert!(matches!(&tried[..], [(tried, Err(_))] if *tried == id));
     }
-    let other = running.node.assign(&[0; 32], Epoch(6), BTreeSet::new()).await;
-    assert!(matches!(other, Err(AssignError::Mismatch(_))), "{other:?}");
-    let node = running.node.describe();
-    assert_eq!((node.epoch, node.resident.len()), (Epoch(5), 1));
-    assert!(node.resident_bytes > 0);
+    let held = running.node.shard().held();
+    assert_eq!(held.ids().len(), 1);
+    assert!(held.bytes() > 0);
 }
 
 #[tokio::test]
 async fn a_draining_node_refuses_routers_but_answers_those_it_has() {
     let running = start(Dtype::F32);
-    running.assign(1, &[(0, 1)]).await.unwrap();
+    running.load(&[(0, 1)]);
     let mut link = running.link(Dtype::F32);
     running.draining.cancel();
     assert!(InProcessLink::open(running.node.clone(), &running.handshake(Dtype::F32)).is_err());
-    assert!(running.node.describe().draining);
     link.send(call(1, 0, &[(0, 1)])).unwrap();
     assert_eq!(outputs(&mut link).await.id, 1);
 }
