@@ -4,6 +4,7 @@ pub(crate) use combine::{add_scaled_f32, combine};
 pub(crate) use remote_experts::{DispatchOptions, RemoteExperts};
 
 mod plan;
+mod split;
 mod combine;
 mod health;
 mod links;
