@@ -69,18 +69,20 @@ impl<B: ExpertBackend> ComputeStream<B> {
         let Some(v1::compute_request::Message::Call(call)) = request.message else {
             return Err(Status::invalid_argument("after the handshake only calls may follow"));
         };
-        let id = call.id;
         let Some(reply_to) = &self.reply_to else { return Ok(()) };
         let slot = ReplySlot::reserve(reply_to).ok_or_else(|| {
             Status::resource_exhausted(format!("{MAX_CALLS_IN_FLIGHT} calls are unanswered"))
         })?;
-        let call = wire::call_from_wire(call).and_then(|call| {
-            call.check(self.shape)?;
-            Ok(call)
-        });
-        match call {
-            Ok(call) => self.backend.submit(call, slot),
-            Err(message) => slot.refuse(id, message),
+        let call = match wire::call_from_wire(call) {
+            Ok(call) => call,
+            Err(failure) => {
+                slot.send(NodeEvent::Failure(failure));
+                return Ok(());
+            }
+        };
+        match call.check(self.shape) {
+            Ok(()) => self.backend.submit(call, slot),
+            Err(message) => slot.refuse(call.id, message),
         }
         Ok(())
     }

@@ -103,6 +103,8 @@ pub enum FailureReason {
     Compute,
     /// The node's queue is full: try another.
     Overloaded,
+    /// The activations changed on their way: send the call again.
+    Corrupt,
 }
 
 impl std::fmt::Display for FailureReason {
@@ -113,6 +115,7 @@ impl std::fmt::Display for FailureReason {
             Self::Malformed => "malformed call",
             Self::Compute => "computation failed",
             Self::Overloaded => "overloaded",
+            Self::Corrupt => "corrupt call",
         })
     }
 }

@@ -13,6 +13,7 @@ use crate::{NodeTimings, Pair};
 pub(crate) fn call_to_wire(call: Call) -> v1::Call {
     v1::Call {
         id: call.id,
+        crc32: crc32fast::hash(&call.activations),
         layer: call.layer.0,
         epoch: call.epoch.0,
         // A budget that rounds to 0 must not turn into "no limit".
@@ -27,7 +28,24 @@ pub(crate) fn call_to_wire(call: Call) -> v1::Call {
     }
 }
 
-pub(crate) fn call_from_wire(call: v1::Call) -> Result<Call, String> {
+/// The failure says whether the call contradicts itself or changed on its way.
+pub(crate) fn call_from_wire(call: v1::Call) -> Result<Call, CallFailure> {
+    let id = call.id;
+    let failure = |reason| move |message| CallFailure { id, reason, message };
+    check_crc32("activations", &call.activations, call.crc32)
+        .map_err(failure(FailureReason::Corrupt))?;
+    intact_call_from_wire(call).map_err(failure(FailureReason::Malformed))
+}
+
+/// Whether these bytes are the ones that were sent.
+fn check_crc32(what: &str, bytes: &[u8], expected: u32) -> Result<(), String> {
+    match crc32fast::hash(bytes) {
+        crc32 if crc32 == expected => Ok(()),
+        crc32 => Err(format!("the checksum of the {what} is {crc32:08x}, not {expected:08x}")),
+    }
+}
+
+fn intact_call_from_wire(call: v1::Call) -> Result<Call, String> {
     if call.pair_tokens.len() != call.pair_experts.len() {
         return Err(format!(
             "{} pair_tokens, but {} pair_experts",
@@ -58,6 +76,7 @@ pub(crate) fn event_to_wire(event: NodeEvent) -> v1::ComputeResponse {
     let message = match event {
         NodeEvent::Outputs(outputs) => Message::Outputs(v1::CallOutputs {
             id: outputs.id,
+            crc32: crc32fast::hash(&outputs.values),
             values: outputs.values,
             queue_microseconds: microseconds(outputs.timings.queue),
             compute_microseconds: microseconds(outputs.timings.compute),
@@ -76,15 +95,18 @@ pub(crate) fn event_to_wire(event: NodeEvent) -> v1::ComputeResponse {
 pub(crate) fn event_from_wire(response: v1::ComputeResponse) -> Result<NodeEvent, String> {
     use v1::compute_response::Message;
     match response.message {
-        Some(Message::Outputs(outputs)) => Ok(NodeEvent::Outputs(CallOutputs {
-            id: outputs.id,
-            values: outputs.values,
-            timings: NodeTimings {
-                queue: Duration::from_micros(outputs.queue_microseconds),
-                compute: Duration::from_micros(outputs.compute_microseconds),
-                batch_pairs: outputs.batch_pairs,
-            },
-        })),
+        Some(Message::Outputs(outputs)) => {
+            check_crc32("outputs", &outputs.values, outputs.crc32)?;
+            Ok(NodeEvent::Outputs(CallOutputs {
+                id: outputs.id,
+                values: outputs.values,
+                timings: NodeTimings {
+                    queue: Duration::from_micros(outputs.queue_microseconds),
+                    compute: Duration::from_micros(outputs.compute_microseconds),
+                    batch_pairs: outputs.batch_pairs,
+                },
+            }))
+        }
         Some(Message::Failure(failure)) => Ok(NodeEvent::Failure(CallFailure {
             id: failure.id,
             reason: reason_from_wire(failure.reason()),
@@ -104,6 +126,7 @@ fn reason_to_wire(reason: FailureReason) -> v1::call_failure::Reason {
         FailureReason::Malformed => Reason::Malformed,
         FailureReason::Compute => Reason::Compute,
         FailureReason::Overloaded => Reason::Overloaded,
+        FailureReason::Corrupt => Reason::Corrupt,
     }
 }
 
@@ -115,6 +138,7 @@ fn reason_from_wire(reason: v1::call_failure::Reason) -> FailureReason {
         Reason::Expired => FailureReason::Expired,
         Reason::Malformed => FailureReason::Malformed,
         Reason::Overloaded => FailureReason::Overloaded,
+        Reason::Corrupt => FailureReason::Corrupt,
         Reason::Compute | Reason::Unspecified => FailureReason::Compute,
     }
 }
@@ -183,6 +207,17 @@ mod tests {
             let bytes = call_to_wire(call.clone()).encode_to_vec();
             let decoded = v1::Call::decode(&bytes[..]).unwrap();
             prop_assert_eq!(call_from_wire(decoded), Ok(call));
+        }
+
+        #[test]
+        fn a_flipped_bit_is_found(call in calls(), at in any::<prop::sample::Index>(), bit in 0..8u32) {
+            let mut on_wire = call_to_wire(call);
+            let mut bytes = on_wire.activations.to_vec();
+            prop_assume!(!bytes.is_empty());
+            bytes[at.index(on_wire.activations.len())] ^= 1 << bit;
+            on_wire.activations = bytes.into();
+            let (id, failure) = (on_wire.id, call_from_wire(on_wire).unwrap_err());
+            prop_assert_eq!((failure.id, failure.reason), (id, FailureReason::Corrupt));
         }
 
         #[test]

@@ -32,6 +32,8 @@ pub(super) struct FanOut {
     outstanding: BTreeMap<u64, Outstanding>,
     /// Pairs that nobody is computing, ascending.
     pub(super) unsent: Vec<usize>,
+    /// Who gave values that are not finite for an expert.
+    not_finite: BTreeMap<ExpertId, BTreeSet<NodeId>>,
 }
 
 /// A value that no working expert gives.
@@ -55,6 +57,7 @@ impl FanOut {
             missing: pairs,
             outstanding: BTreeMap::new(),
             unsent: (0..pairs).collect(),
+            not_finite: BTreeMap::new(),
             routes,
         }
     }
@@ -63,6 +66,12 @@ impl FanOut {
     pub(super) fn wanted<'a>(&'a self, pairs: &'a [usize]) -> Wanted<'a> {
         let experts = &self.routes.experts;
         Wanted { layer: self.layer, top_k: self.routes.top_k, experts, pairs }
+    }
+
+    /// The experts of some pairs.
+    pub(super) fn experts_of(&self, pairs: &[usize]) -> BTreeSet<ExpertId> {
+        let expert = |&pair: &usize| ExpertIdx(self.routes.experts[pair]);
+        pairs.iter().map(expert).map(|expert| ExpertId { layer: self.layer, expert }).collect()
     }
 
     /// The activations of some tokens, as one call carries them.
@@ -90,8 +99,10 @@ impl FanOut {
         let rows = values.chunks_exact(row_bytes);
         if let Some(at) = rows.clone().position(|row| !is_finite(self.dtype, row)) {
             let expert = ExpertIdx(self.routes.experts[call.pair_indices[at]]);
+            let expert = ExpertId { layer: self.layer, expert };
+            self.not_finite.entry(expert).or_default().insert(call.node);
             self.give_back(call.pair_indices);
-            return Err(NotFinite(ExpertId { layer: self.layer, expert }));
+            return Err(NotFinite(expert));
         }
         for (&pair, row) in call.pair_indices.iter().zip(rows) {
             // Of two answers the first one counts; both have the same bits.
@@ -101,6 +112,11 @@ impl FanOut {
             }
         }
         Ok(())
+    }
+
+    /// The nodes that gave values that are not finite for this expert.
+    pub(super) fn not_finite_from(&self, expert: ExpertId) -> BTreeSet<NodeId> {
+        self.not_finite.get(&expert).cloned().unwrap_or_default()
     }
 
     /// Takes back the pairs of one call.
@@ -245,6 +261,9 @@ mod tests {
         values[8..10].copy_from_slice(&[0xc0, 0x7f]);
         assert_eq!(fan_out.store(1, &values.into()), Err(NotFinite(ExpertId::new(5, 2))));
         assert_eq!(fan_out.unsent, [0, 1, 2, 3]);
+        let from = fan_out.not_finite_from(ExpertId::new(5, 2));
+        assert_eq!(from, BTreeSet::from(["a".parse().unwrap()]));
+        assert!(fan_out.not_finite_from(ExpertId::new(5, 1)).is_empty());
     }
 
     #[test]

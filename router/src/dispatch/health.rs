@@ -9,6 +9,9 @@ const SIZES: usize = 16;
 const FIRST_REST: Duration = Duration::from_millis(100);
 /// No rest is longer.
 const LONGEST_REST: Duration = Duration::from_secs(5);
+/// Rest of a node that sent what no correct node sends. Nobody can say what else such a node gets wrong, so it gets at
+/// most one chance in a minute while others can do its work; a fault that passes needs nobody to repair it.
+pub(super) const QUARANTINE: Duration = Duration::from_secs(60);
 /// An answer is never late before this: the time in which a busy machine wakes a thread.
 const LEAST_PATIENCE: Duration = Duration::from_millis(40);
 
@@ -19,6 +22,7 @@ pub(super) struct Health {
     /// Failures and late answers since the last answer in time.
     strikes: u32,
     rests_until: Option<Instant>,
+    quarantined_until: Option<Instant>,
     /// Calls that were sent elsewhere too because the answer was late, and have no answer yet.
     owed: BTreeSet<u64>,
 }
@@ -37,10 +41,18 @@ fn size_class(pairs: usize) -> usize {
 impl Health {
     /// Whether new calls should go to others where there are any.
     pub(super) fn rests(&self, now: Instant) -> bool {
-        !self.owed.is_empty() || self.rests_until.is_some_and(|until| until > now)
+        !self.owed.is_empty()
+            || self.rests_until.is_some_and(|until| until > now)
+            || self.is_quarantined(now)
     }
 
-    /// Whether a link that was lost may be opened again.
+    /// Whether the node should be asked only for what nobody else has, not even a node that rests.
+    pub(super) fn is_quarantined(&self, now: Instant) -> bool {
+        self.quarantined_until.is_some_and(|until| until > now)
+    }
+
+    /// Whether a link that was lost may be opened again; while the node is in quarantine only if nobody else has what
+    /// it holds.
     pub(super) fn may_open(&self, now: Instant) -> bool {
         self.rests_until.is_none_or(|until| until <= now)
     }
@@ -70,6 +82,19 @@ impl Health {
     pub(super) fn failed(&mut self, now: Instant) {
         self.owed.clear();
         self.strike(now);
+    }
+
+    /// The node sent what no correct node sends. Says whether that is news.
+    pub(super) fn quarantine(&mut self, now: Instant) -> bool {
+        let is_news = !self.is_quarantined(now);
+        self.failed(now);
+        self.quarantined_until = Some(now + QUARANTINE);
+        is_news
+    }
+
+    /// It was not the node's fault.
+    pub(super) fn pardon(&mut self) {
+        self.quarantined_until = None;
     }
 
     fn strike(&mut self, now: Instant) {
@@ -168,6 +193,24 @@ mod tests {
         }
         assert!(!health.may_open(start + LONGEST_REST - MS));
         assert!(health.may_open(start + LONGEST_REST));
+    }
+
+    #[test]
+    fn a_quarantine_is_longer_than_any_rest_and_is_news_once() {
+        let (mut health, start) = (Health::default(), Instant::now());
+        assert!(health.quarantine(start));
+        assert!(health.rests(start + QUARANTINE - MS));
+        // A node that nobody can replace is tried again as soon as after any failure.
+        assert!(health.may_open(start + FIRST_REST));
+        assert!(!health.quarantine(start + 1000 * MS));
+        assert!(health.rests(start + QUARANTINE) && health.is_quarantined(start + QUARANTINE));
+        // Answers in time do not end it.
+        health.answered(1, 1, MS, start + 2000 * MS);
+        assert!(health.rests(start + 3000 * MS));
+        assert!(!health.rests(start + QUARANTINE + 1000 * MS));
+        assert!(health.quarantine(start + 2 * QUARANTINE));
+        health.pardon();
+        assert!(!health.is_quarantined(start + 2 * QUARANTINE));
     }
 
     #[test]

@@ -6,12 +6,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use guildhall_ids::NodeId;
+use guildhall_ids::{ExpertId, NodeId};
 use guildhall_transport::{
     Call, Endpoint, Error, ExpertLink, FrameShape, GrpcLink, Handshake, NodeEvent,
 };
 
-use super::health::{Health, patience};
+use super::health::{Health, QUARANTINE, patience};
 use crate::nodes::Topology;
 
 type Opening = Pin<Box<dyn Future<Output = Result<GrpcLink, Error>>>>;
@@ -68,24 +68,46 @@ impl Links {
         stays && !self.health.get(node).is_some_and(|health| health.rests(Instant::now()))
     }
 
-    /// Begins to open a link to each node that has none. Nobody waits for it.
+    /// Whether a call can go to this node now, though perhaps it should not.
+    pub(crate) fn is_trusted(&self, node: &NodeId) -> bool {
+        self.is_open(node) && !self.is_quarantined(node)
+    }
+
+    fn is_quarantined(&self, node: &NodeId) -> bool {
+        self.health.get(node).is_some_and(|health| health.is_quarantined(Instant::now()))
+    }
+
+    /// Begins to open a link to each node that has none and is not in quarantine. Nobody waits for it.
     pub(crate) fn open_missing(&mut self, topology: &Topology) {
         self.opening.retain(|node, _| topology.table.nodes.contains(node));
-        let now = Instant::now();
         for node in &topology.table.nodes {
-            let may = self.health.get(node).is_none_or(|health| health.may_open(now));
-            if !may || self.is_open(node) || self.opening.contains_key(node) {
-                continue;
+            if !self.is_quarantined(node) {
+                self.begin_to_open(node, topology);
             }
-            if let Ok(endpoint) = topology.endpoint(node) {
-                let opening = open(
-                    node.clone(),
-                    endpoint.clone(),
-                    (self.handshake.clone(), self.router_id.clone()),
-                    self.shape,
-                );
-                self.opening.insert(node.clone(), Box::pin(opening));
+        }
+    }
+
+    /// Begins to open links to the nodes that hold this expert if all of them are in quarantine: better than nobody.
+    pub(crate) fn open_last_resort(&mut self, expert: ExpertId, topology: &Topology) {
+        let slots = topology.table.replicas(expert);
+        let nodes = slots.iter().map(|&slot| &topology.table.nodes[slot]);
+        if nodes.clone().all(|node| self.is_quarantined(node)) {
+            for node in nodes {
+                self.begin_to_open(node, topology);
             }
+        }
+    }
+
+    /// Unless it is open or rests.
+    fn begin_to_open(&mut self, node: &NodeId, topology: &Topology) {
+        let may = self.health.get(node).is_none_or(|health| health.may_open(Instant::now()));
+        if !may || self.is_open(node) || self.opening.contains_key(node) {
+            return;
+        }
+        if let Ok(endpoint) = topology.endpoint(node) {
+            let who = (self.handshake.clone(), self.router_id.clone());
+            let opening = open(node.clone(), endpoint.clone(), who, self.shape);
+            self.opening.insert(node.clone(), Box::pin(opening));
         }
     }
 
@@ -93,6 +115,30 @@ impl Links {
     pub(crate) fn fail(&mut self, node: &NodeId) {
         self.open.remove(node);
         self.rest(node);
+    }
+
+    /// The same, for as long as the error asks for.
+    fn fail_by(&mut self, node: &NodeId, error: &Error) {
+        match error {
+            Error::Protocol { .. } => {
+                self.open.remove(node);
+                self.quarantine(node, &error.to_string());
+            }
+            _ => self.fail(node),
+        }
+    }
+
+    /// The node sent what no correct node sends: others are preferred for a long time.
+    pub(crate) fn quarantine(&mut self, node: &NodeId, reason: &str) {
+        let is_news = self.health.entry(node.clone()).or_default().quarantine(Instant::now());
+        if is_news {
+            tracing::error!(%node, reason, rest = ?QUARANTINE, "expert node is in quarantine");
+        }
+    }
+
+    /// What a node was put in quarantine for is not its fault.
+    pub(crate) fn pardon(&mut self, node: &NodeId) {
+        self.health.entry(node.clone()).or_default().pardon();
     }
 
     /// Leaves the node alone for a while, where there are others.
@@ -149,7 +195,7 @@ impl Links {
         let Some((node, event)) = ready else { return Poll::Pending };
         match &event {
             Ok(event) => self.note(&node, event),
-            Err(_) => self.fail(&node),
+            Err(error) => self.fail_by(&node, error),
         }
         Poll::Ready((node, event.map(LinkEvent::Said)))
     }
@@ -172,7 +218,7 @@ impl Links {
                 Ok(LinkEvent::Opened)
             }
             Err(error) => {
-                self.rest(&node);
+                self.fail_by(&node, &error);
                 Err(error)
             }
         };

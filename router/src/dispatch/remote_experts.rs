@@ -1,5 +1,6 @@
 //! The lane's side of the fan-out: sends, waits, and asks again elsewhere.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -137,15 +138,13 @@ impl Lane {
         let topology = self.topology.load_full();
         self.links.open_missing(&topology);
         let (pairs, first_call) = (std::mem::take(&mut fan_out.unsent), self.next_call);
-        let well = |links: &Links, node: &NodeId| links.is_well(node);
-        let left = self.ask(fan_out, &topology, &pairs, well);
-        // A node that rests is better than none.
-        let open = |links: &Links, node: &NodeId| links.is_open(node);
-        let left = self.ask(fan_out, &topology, &left, open);
+        // A node that rests is better than none, and if there is no other, so is one in quarantine.
+        let left = self.ask(fan_out, &topology, &pairs, Links::is_well);
+        let left = self.ask(fan_out, &topology, &left, Links::is_trusted);
+        let left = self.ask(fan_out, &topology, &left, Links::is_open);
         self.hedges.earn(self.next_call - first_call);
-        if let Some(&pair) = left.first() {
-            let expert = ExpertIdx(fan_out.routes.experts[pair]);
-            let id = ExpertId { layer: fan_out.layer, expert };
+        for id in fan_out.experts_of(&left) {
+            self.links.open_last_resort(id, &topology);
             if topology.table.replicas(id).is_empty() {
                 self.last_failure = format!("no live node holds expert {id}");
             }
@@ -276,7 +275,7 @@ impl Lane {
         match event {
             Ok(NodeEvent::Outputs(outputs)) => {
                 if let Err(NotFinite(expert)) = fan_out.store(outputs.id, &outputs.values) {
-                    return self.not_finite(node, expert);
+                    return self.not_finite(node, expert, &fan_out.not_finite_from(expert));
                 }
             }
             Ok(NodeEvent::Failure(failure)) => {
@@ -289,7 +288,8 @@ impl Lane {
                     FailureReason::Expired => {}
                     FailureReason::NotResident
                     | FailureReason::Compute
-                    | FailureReason::Overloaded => self.links.rest(node),
+                    | FailureReason::Overloaded
+                    | FailureReason::Corrupt => self.links.rest(node),
                 }
             }
             Ok(NodeEvent::Draining) => tracing::info!(%node, "expert node is draining"),
@@ -301,15 +301,21 @@ impl Lane {
         Ok(())
     }
 
-    /// Asks a replica; without one, asking the same node again would give the same.
-    fn not_finite(&mut self, node: &NodeId, expert: ExpertId) -> Result<(), Error> {
+    /// Lets a replica be asked, unless all have given the same: then it is the input or the model, and no node's fault.
+    fn not_finite(
+        &mut self,
+        node: &NodeId,
+        expert: ExpertId,
+        from: &BTreeSet<NodeId>,
+    ) -> Result<(), Error> {
         let topology = self.topology.load();
-        if topology.table.replicas(expert).len() < 2 {
+        let slots = topology.table.replicas(expert);
+        if slots.iter().all(|&slot| from.contains(&topology.table.nodes[slot])) {
+            from.iter().for_each(|node| self.links.pardon(node));
             return Err(Error::NonFinite { node: node.clone(), expert });
         }
-        tracing::error!(%node, %expert, "a value that is not finite; asking a replica");
         self.last_failure = format!("{node} returned a value that is not finite for {expert}");
-        self.links.rest(node);
+        self.links.quarantine(node, &self.last_failure);
         Ok(())
     }
 
@@ -326,7 +332,9 @@ impl Lane {
 
     fn note_failure(&mut self, node: &NodeId, error: &guildhall_transport::Error) {
         let text = format!("{node}: {error}");
-        if text != self.last_failure {
+        // A quarantine was logged where it began.
+        let is_logged = matches!(error, guildhall_transport::Error::Protocol { .. });
+        if !is_logged && text != self.last_failure {
             tracing::warn!(%node, %error, "expert node cannot be used");
         }
         self.last_failure = text;

@@ -153,13 +153,25 @@ async fn an_answer_that_makes_no_sense_breaks_the_link() {
     check_answer(Bytes::new(), "a message of an unknown kind").await;
     check_answer(bytes(Message::Welcome(welcome())), "a second welcome").await;
     check_answer(Bytes::from_static(GARBAGE), "failed to decode").await;
-    let outputs =
-        |id, len| v1::CallOutputs { id, values: vec![0; len].into(), ..Default::default() };
+    let outputs = |id, len| {
+        let values = Bytes::from(vec![0; len]);
+        v1::CallOutputs { id, crc32: crc32fast::hash(&values), values, ..Default::default() }
+    };
     check_answer(bytes(Message::Outputs(outputs(2, 2048))), "unknown call 2").await;
     check_answer(bytes(Message::Outputs(outputs(1, 0))), "0 bytes of outputs").await;
     check_answer(bytes(Message::Outputs(outputs(1, 4096))), "4096 bytes of outputs").await;
     let failure = v1::CallFailure { id: 9, ..Default::default() };
     check_answer(bytes(Message::Failure(failure)), "unknown call 9").await;
+}
+
+#[tokio::test]
+async fn a_flipped_bit_of_an_answer_breaks_the_link() {
+    let mut values = vec![1; 2048];
+    let crc32 = crc32fast::hash(&values);
+    values[2047] ^= 0x80;
+    let outputs = v1::CallOutputs { id: 1, values: values.into(), crc32, ..Default::default() };
+    let expected = "the checksum of the outputs is ";
+    check_answer(bytes(Message::Outputs(outputs)), expected).await;
 }
 
 /// A later version may know more reasons.

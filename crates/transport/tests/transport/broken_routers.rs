@@ -24,11 +24,13 @@ fn hello() -> ToNode {
 }
 
 fn call(id: u64) -> v1::Call {
+    let activations = Bytes::from(vec![1; SHAPE.row_bytes()]);
     v1::Call {
         id,
         layer: ECHO.0,
         tokens: 1,
-        activations: vec![1; SHAPE.row_bytes()].into(),
+        crc32: crc32fast::hash(&activations),
+        activations,
         pair_tokens: vec![0],
         pair_experts: vec![0],
         ..Default::default()
@@ -118,7 +120,7 @@ async fn a_call_that_contradicts_itself_is_answered_and_the_stream_goes_on() {
         (|call| call.pair_experts.clear(), "1 pair_tokens, but 0 pair_experts"),
         (|call| call.pair_tokens[0] = u32::MAX, "pair 0 names token 4294967295"),
         (|call| call.tokens = u32::MAX, "4294967295 tokens"),
-        (|call| call.activations = Bytes::new(), "activations are 0 bytes"),
+        (|call| (call.activations, call.crc32) = (Bytes::new(), 0), "activations are 0 bytes"),
         (|call| call.trace_context = vec![1; 24].into(), "trace context"),
     ];
     for (id, (change, expected)) in (1..).zip(changes) {
@@ -133,6 +135,23 @@ async fn a_call_that_contradicts_itself_is_answered_and_the_stream_goes_on() {
         assert!(failure.message.contains(expected), "{}", failure.message);
     }
     router.expect_answer(9).await;
+}
+
+#[tokio::test]
+async fn a_call_with_a_flipped_bit_is_asked_for_again_and_the_stream_goes_on() {
+    let served = serve_tcp().await;
+    let mut router = RawRouter::open(&served).await;
+    let mut corrupt = call(1);
+    let mut activations = corrupt.activations.to_vec();
+    activations[SHAPE.row_bytes() - 1] ^= 1;
+    corrupt.activations = activations.into();
+    router.send(Some(ToNode::Call(corrupt)));
+    let Ok(Some(FromNode::Failure(failure))) = router.next().await else {
+        panic!("no failure");
+    };
+    assert_eq!((failure.id, failure.reason()), (1, v1::call_failure::Reason::Corrupt));
+    assert!(failure.message.contains("the checksum of the activations is"), "{failure:?}");
+    router.expect_answer(2).await;
 }
 
 #[tokio::test]

@@ -31,12 +31,13 @@ pub(crate) const SHORT: LayerIdx = LayerIdx(3);
 /// Answers a call that nobody made.
 pub(crate) const STRANGE: LayerIdx = LayerIdx(4);
 
-pub(crate) const REASONS: [FailureReason; 5] = [
+pub(crate) const REASONS: [FailureReason; 6] = [
     FailureReason::NotResident,
     FailureReason::Expired,
     FailureReason::Malformed,
     FailureReason::Compute,
     FailureReason::Overloaded,
+    FailureReason::Corrupt,
 ];
 
 #[derive(Clone)]
