@@ -1,31 +1,24 @@
 //! Why a step, a request or the process cannot go on.
 
+use std::time::Duration;
+
 use guildhall_ids::{ExpertId, NodeId};
 
 /// A variant exists because a caller treats it differently.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No live node holds some experts, and none came in time: the request may be tried again later.
-    #[error(
-        "no expert node answered for expert {first} and {others} others of its layer within {waited_ms} ms: {why}"
-    )]
-    ExpertsUnavailable {
-        /// One of them.
-        first: ExpertId,
-        /// How many more the step needed.
-        others: usize,
-        /// How long the step waited.
-        waited_ms: u128,
-        /// The last reason that a node gave.
-        why: String,
-    },
-    /// An expert gave NaN or infinity and there is no replica to ask.
+    /// No usable node holds some experts: the sequences that need them have to wait, others can go on.
+    #[error(transparent)]
+    ExpertsUnavailable(Lacking),
+    /// An expert gave NaN or infinity and every replica does: the sequences that need it fail, others can go on.
     #[error("{node} returned a value that is not finite for expert {expert}")]
     NonFinite {
         /// Who computed it.
         node: NodeId,
         /// What it computed.
         expert: ExpertId,
+        /// The rows of the step that it was computed for.
+        rows: Vec<usize>,
     },
     /// The device refused an operation.
     #[error("device")]
@@ -74,4 +67,31 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// The experts of a layer that a step could not get from any node.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "no expert node answered for expert {first} and {} others of its layer within {} ms: {why}",
+    .others.len(),
+    .waited.as_millis()
+)]
+pub struct Lacking {
+    /// One of them.
+    pub first: ExpertId,
+    /// The other ones.
+    pub others: Vec<ExpertId>,
+    /// The rows of the step that needed them, ascending.
+    pub rows: Vec<usize>,
+    /// How long they were waited for.
+    pub waited: Duration,
+    /// The last reason that a node gave.
+    pub why: String,
+}
+
+impl Lacking {
+    /// All of them.
+    pub fn experts(&self) -> impl Iterator<Item = ExpertId> + Clone {
+        std::iter::once(self.first).chain(self.others.iter().copied())
+    }
 }

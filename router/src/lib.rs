@@ -1,7 +1,7 @@
 //! PROCESS 1: takes requests, runs the dense part of the model, sends tokens to experts.
 
 pub use config::{ExpertsMode, RouterConfig};
-pub use error::Error;
+pub use error::{Error, Lacking};
 pub use process::run;
 
 #[cfg(fuzzing)]

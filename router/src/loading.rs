@@ -42,6 +42,7 @@ pub(crate) fn lane_options(
         scheduler: Scheduler::new(limits, BlockPool::new(blocks, BLOCK_TOKENS)),
         tokenizer: Tokenizer::open(checkpoint.dir())?,
         max_positions,
+        expert_wait_timeout: config.expert_wait_timeout,
         stop: CancellationToken::new(),
     })
 }

@@ -46,12 +46,8 @@ impl LocalExperts {
         let mut output_rows = 0..;
         for (&expert, (rows, pairs)) in &by_expert {
             let id = ExpertId::new(layer.0, expert);
-            let weights = self.weights.get(&id).ok_or_else(|| Error::ExpertsUnavailable {
-                first: id,
-                others: 0,
-                waited_ms: 0,
-                why: "the model has no such expert".into(),
-            })?;
+            let unknown = || Error::Engine(format!("the model has no expert {id}"));
+            let weights = self.weights.get(&id).ok_or_else(unknown)?;
             groups.push(ExpertRows { weights, rows });
             for (&pair, row) in pairs.iter().zip(&mut output_rows) {
                 row_of_pair[pair] = row;

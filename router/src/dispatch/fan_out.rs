@@ -36,9 +36,13 @@ pub(super) struct FanOut {
     not_finite: BTreeMap<ExpertId, BTreeSet<NodeId>>,
 }
 
-/// A value that no working expert gives.
+/// Values that no working expert gives.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotFinite(pub(super) ExpertId);
+pub(super) struct NotFinite {
+    pub(super) expert: ExpertId,
+    /// The tokens that it was computed for.
+    pub(super) rows: Vec<usize>,
+}
 
 impl FanOut {
     pub(super) fn new(
@@ -74,6 +78,27 @@ impl FanOut {
         pairs.iter().map(expert).map(|expert| ExpertId { layer: self.layer, expert }).collect()
     }
 
+    /// The tokens of those pairs whose expert is wanted, ascending.
+    fn rows_of(&self, pairs: &[usize], wanted: impl Fn(ExpertId) -> bool) -> Vec<usize> {
+        let expert = |pair: usize| ExpertIdx(self.routes.experts[pair]);
+        let id = |pair| ExpertId { layer: self.layer, expert: expert(pair) };
+        let pairs = pairs.iter().filter(|&&pair| wanted(id(pair)));
+        let rows: BTreeSet<usize> = pairs.map(|pair| pair / self.routes.top_k).collect();
+        rows.into_iter().collect()
+    }
+
+    /// What has not come: the experts, and the tokens that need them.
+    pub(super) fn lacking(&self) -> (BTreeSet<ExpertId>, Vec<usize>) {
+        let pairs = self.outputs.iter().enumerate().filter(|(_, output)| output.is_empty());
+        let pairs: Vec<usize> = pairs.map(|(pair, _)| pair).collect();
+        (self.experts_of(&pairs), self.rows_of(&pairs, |_| true))
+    }
+
+    /// Whether nobody computes anything.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.outstanding.is_empty()
+    }
+
     /// The activations of some tokens, as one call carries them.
     pub(super) fn activations(&self, tokens: &[usize]) -> Bytes {
         let row_bytes = self.hidden * self.dtype.size_bytes();
@@ -97,12 +122,13 @@ impl FanOut {
         let Some(call) = self.outstanding.remove(&id) else { return Ok(()) };
         let row_bytes = self.hidden * self.dtype.size_bytes();
         let rows = values.chunks_exact(row_bytes);
-        if let Some(at) = rows.clone().position(|row| !is_finite(self.dtype, row)) {
-            let expert = ExpertIdx(self.routes.experts[call.pair_indices[at]]);
-            let expert = ExpertId { layer: self.layer, expert };
+        let answered = call.pair_indices.iter().zip(rows.clone());
+        let broken = answered.filter(|(_, row)| !is_finite(self.dtype, row));
+        let broken: Vec<usize> = broken.map(|(&pair, _)| pair).collect();
+        if let Some(&expert) = self.experts_of(&broken).first() {
             self.not_finite.entry(expert).or_default().insert(call.node);
             self.give_back(call.pair_indices);
-            return Err(NotFinite(expert));
+            return Err(NotFinite { expert, rows: self.rows_of(&broken, |id| id == expert) });
         }
         for (&pair, row) in call.pair_indices.iter().zip(rows) {
             // Of two answers the first one counts; both have the same bits.
@@ -259,11 +285,23 @@ mod tests {
         ask(&mut fan_out, 1, "a", &[2, 3]);
         let mut values = ones(2).to_vec();
         values[8..10].copy_from_slice(&[0xc0, 0x7f]);
-        assert_eq!(fan_out.store(1, &values.into()), Err(NotFinite(ExpertId::new(5, 2))));
+        let expected = NotFinite { expert: ExpertId::new(5, 2), rows: vec![1] };
+        assert_eq!(fan_out.store(1, &values.into()), Err(expected));
         assert_eq!(fan_out.unsent, [0, 1, 2, 3]);
         let from = fan_out.not_finite_from(ExpertId::new(5, 2));
         assert_eq!(from, BTreeSet::from(["a".parse().unwrap()]));
         assert!(fan_out.not_finite_from(ExpertId::new(5, 1)).is_empty());
+    }
+
+    #[test]
+    fn what_has_not_come_is_named_by_expert_and_token() {
+        let mut fan_out = fan_out();
+        assert!(fan_out.is_quiet());
+        ask(&mut fan_out, 1, "a", &[0, 1, 2]);
+        assert!(!fan_out.is_quiet());
+        fan_out.store(1, &ones(3)).unwrap();
+        assert!(fan_out.is_quiet());
+        assert_eq!(fan_out.lacking(), (BTreeSet::from([ExpertId::new(5, 2)]), vec![1]));
     }
 
     #[test]

@@ -19,13 +19,16 @@ use super::fan_out::{FanOut, NotFinite, Outstanding};
 use super::health::HedgeBudget;
 use super::links::{LinkEvent, Links};
 use super::plan::{NodeCall, plan};
-use crate::Error;
 use crate::balancer::LoadCounter;
 use crate::model::{Experts, ExpertsCall};
 use crate::nodes::Topology;
+use crate::{Error, Lacking};
 
 /// How long to wait before looking for a replica again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// When for so long no node that does well could take what is unsent, and nobody computes anything, the step is given
+/// up, so that sequences that can do without it go on. A link that broke is open again by then if its node is there.
+const GIVE_UP: Duration = Duration::from_millis(250);
 /// How often to look whether a node is silent for good while its calls are with others too.
 const HEDGED_LOOK: Duration = Duration::from_millis(100);
 /// Turns of the runtime after queueing frames, so that they are on their way before anything else is computed.
@@ -36,7 +39,7 @@ const FLUSH_TURNS: usize = 4;
 pub(crate) struct DispatchOptions {
     /// A call without an answer for this long is sent elsewhere.
     pub(crate) call_timeout: Duration,
-    /// A layer that is not complete after this long fails its sequences.
+    /// A layer that is not complete after this long is given up, even if somebody still computes.
     pub(crate) layer_timeout: Duration,
 }
 
@@ -58,6 +61,8 @@ struct Lane {
     next_call: u64,
     trace: Option<TraceContext>,
     last_failure: String,
+    /// Since when the nodes that do well lack something that the current layer needs.
+    lacking_since: Option<Instant>,
 }
 
 impl RemoteExperts {
@@ -82,6 +87,7 @@ impl RemoteExperts {
             next_call: 0,
             trace: None,
             last_failure: String::new(),
+            lacking_since: None,
         };
         Self { runtime, lane, current: None }
     }
@@ -99,6 +105,7 @@ impl Experts for RemoteExperts {
         let shape = (call.x.cols(), self.lane.dtype);
         let mut fan_out = FanOut::new(call.layer, call.routes, activations, shape);
         let lane = &mut self.lane;
+        lane.lacking_since = None;
         self.runtime.block_on(async {
             lane.send(&mut fan_out);
             for _ in 0..FLUSH_TURNS {
@@ -118,6 +125,13 @@ impl Experts for RemoteExperts {
 
     fn set_trace(&mut self, trace: Option<TraceContext>) {
         self.lane.trace = trace;
+    }
+
+    fn can_ask_for(&mut self, expert: ExpertId) -> bool {
+        let (links, topology) = (&mut self.lane.links, self.lane.topology.load());
+        links.open_last_resort(expert, &topology);
+        let mut slots = topology.table.replicas(expert).iter();
+        slots.any(|&slot| links.is_open(&topology.table.nodes[slot]))
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) {
@@ -140,6 +154,8 @@ impl Lane {
         let (pairs, first_call) = (std::mem::take(&mut fan_out.unsent), self.next_call);
         // A node that rests is better than none, and if there is no other, so is one in quarantine.
         let left = self.ask(fan_out, &topology, &pairs, Links::is_well);
+        let since = self.lacking_since.unwrap_or_else(Instant::now);
+        self.lacking_since = (!left.is_empty()).then_some(since);
         let left = self.ask(fan_out, &topology, &left, Links::is_trusted);
         let left = self.ask(fan_out, &topology, &left, Links::is_open);
         self.hedges.earn(self.next_call - first_call);
@@ -194,14 +210,19 @@ impl Lane {
         left
     }
 
-    /// Waits until every pair has its output; asks others when a node is late or cannot answer.
+    /// Waits until every pair has its output; asks others when a node is late or cannot answer. Gives up when no node
+    /// can be expected to answer.
     async fn collect(&mut self, fan_out: &mut FanOut) -> Result<(), Error> {
         let started = Instant::now();
         let deadline = started + self.options.layer_timeout;
         while !fan_out.is_complete() {
             let now = Instant::now();
-            if now >= deadline {
-                return Err(self.unavailable(fan_out, started));
+            let lacks = self.lacking_since.is_some_and(|since| now >= since + GIVE_UP);
+            if now >= deadline || lacks && fan_out.is_quiet() {
+                return Err(Error::ExpertsUnavailable(self.lacking(fan_out, started)));
+            }
+            if !fan_out.unsent.is_empty() {
+                self.send(fan_out);
             }
             let until = deadline.min(self.next_look(fan_out, now));
             let event = poll_fn(|cx| self.links.poll_event(cx));
@@ -211,9 +232,6 @@ impl Lane {
                     self.give_up_on_silent(fan_out);
                     self.hedge_late(fan_out);
                 }
-            }
-            if !fan_out.unsent.is_empty() {
-                self.send(fan_out);
             }
         }
         if self.topology.load().complete {
@@ -274,9 +292,11 @@ impl Lane {
         };
         match event {
             Ok(NodeEvent::Outputs(outputs)) => {
-                if let Err(NotFinite(expert)) = fan_out.store(outputs.id, &outputs.values) {
-                    return self.not_finite(node, expert, &fan_out.not_finite_from(expert));
+                if let Err(what) = fan_out.store(outputs.id, &outputs.values) {
+                    let from = fan_out.not_finite_from(what.expert);
+                    return self.not_finite(node, what, &from);
                 }
+                self.lacking_since = None;
             }
             Ok(NodeEvent::Failure(failure)) => {
                 tracing::warn!(%node, layer = %fan_out.layer, %failure, "expert call failed");
@@ -305,14 +325,14 @@ impl Lane {
     fn not_finite(
         &mut self,
         node: &NodeId,
-        expert: ExpertId,
+        NotFinite { expert, rows }: NotFinite,
         from: &BTreeSet<NodeId>,
     ) -> Result<(), Error> {
         let topology = self.topology.load();
         let slots = topology.table.replicas(expert);
         if slots.iter().all(|&slot| from.contains(&topology.table.nodes[slot])) {
             from.iter().for_each(|node| self.links.pardon(node));
-            return Err(Error::NonFinite { node: node.clone(), expert });
+            return Err(Error::NonFinite { node: node.clone(), expert, rows });
         }
         self.last_failure = format!("{node} returned a value that is not finite for {expert}");
         self.links.quarantine(node, &self.last_failure);
@@ -340,17 +360,16 @@ impl Lane {
         self.last_failure = text;
     }
 
-    fn unavailable(&self, fan_out: &FanOut, started: Instant) -> Error {
-        let pair = fan_out.unsent.first().copied().unwrap_or(0);
-        let expert = ExpertIdx(fan_out.routes.experts[pair]);
-        let mut experts: Vec<u32> =
-            fan_out.unsent.iter().map(|&pair| fan_out.routes.experts[pair]).collect();
-        experts.sort_unstable();
-        experts.dedup();
-        Error::ExpertsUnavailable {
-            first: ExpertId { layer: fan_out.layer, expert },
-            others: experts.len().saturating_sub(1),
-            waited_ms: started.elapsed().as_millis(),
+    fn lacking(&self, fan_out: &FanOut, started: Instant) -> Lacking {
+        let (experts, rows) = fan_out.lacking();
+        let mut experts = experts.into_iter();
+        let any = ExpertId { layer: fan_out.layer, expert: ExpertIdx(0) };
+        Lacking {
+            // There is one, because the layer is not complete.
+            first: experts.next().unwrap_or(any),
+            others: experts.collect(),
+            rows,
+            waited: started.elapsed(),
             why: self.last_failure.clone(),
         }
     }

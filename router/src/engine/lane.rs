@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use guildhall_kernels::KvCache;
 use tokio::runtime::Runtime;
@@ -14,12 +15,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::EngineStatus;
 use super::handle::{EngineHandle, Message, Submission};
+use super::parking::Parking;
 use super::sequence::Sequence;
 use crate::Error;
 use crate::model::{Experts, Model};
 use crate::request::Failure;
 use crate::scheduler::{Scheduler, SequenceId};
 use crate::tokenizer::Tokenizer;
+
+/// How often to look at the sequences when nothing can be computed for any of them.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What a lane is made of.
 pub(crate) struct LaneOptions {
@@ -29,6 +34,8 @@ pub(crate) struct LaneOptions {
     pub(crate) tokenizer: Option<Tokenizer>,
     /// The longest sequence.
     pub(crate) max_positions: usize,
+    /// A sequence that lacks experts for this long, all in all, fails.
+    pub(crate) expert_wait_timeout: Duration,
     /// Ends the lane before its next step; what still runs fails.
     pub(crate) stop: CancellationToken,
 }
@@ -38,6 +45,7 @@ pub(crate) struct Lane {
     pub(super) options: LaneOptions,
     pub(super) experts: Box<dyn Experts>,
     pub(super) sequences: BTreeMap<SequenceId, Sequence>,
+    pub(super) parking: Parking,
     runtime: Rc<Runtime>,
     messages: mpsc::Receiver<Message>,
     status: EngineStatus,
@@ -62,8 +70,9 @@ impl Lane {
         let run = move || {
             let runtime = Rc::new(runtime);
             let experts = connect(Rc::clone(&runtime));
-            let sequences = BTreeMap::new();
-            Self { options, experts, sequences, runtime, messages, status, next_id: 0 }.run();
+            let (sequences, parking) = (BTreeMap::new(), Parking::new(options.expert_wait_timeout));
+            Self { options, experts, sequences, parking, runtime, messages, status, next_id: 0 }
+                .run();
         };
         let thread = std::thread::Builder::new()
             .name("lane-0".into())
@@ -85,16 +94,20 @@ impl Lane {
                 self.receive(message);
             }
             self.drop_ended();
+            self.mind_parked();
             let plan = self.options.scheduler.plan();
             self.status.publish(self.options.scheduler.occupancy());
             if plan.is_empty() {
+                self.pause();
                 continue;
             }
-            if let Err(error) = self.step(&plan) {
-                self.fail(&plan, &error);
+            match self.step(&plan) {
+                Ok(()) => {
+                    self.status.step_ended();
+                    self.status.progress(true);
+                }
+                Err(error) => self.settle(&plan, &error),
             }
-            self.status.step_ended();
-            self.status.progress(true);
         }
         for sequence in self.sequences.values_mut() {
             sequence.fail(Failure::Unavailable("this router is shutting down".into()));
@@ -110,6 +123,28 @@ impl Lane {
         });
         let stop = &self.options.stop;
         self.runtime.block_on(async { stop.run_until_cancelled(next).await.flatten() })
+    }
+
+    /// Sleeps a moment if all sequences are parked, so that connections to their experts are opened. This is no
+    /// progress: an engine that does nothing else is stalled.
+    fn pause(&mut self) {
+        if self.options.scheduler.is_idle() {
+            return;
+        }
+        let (experts, messages) = (&mut self.experts, &mut self.messages);
+        let next = poll_fn(|cx| {
+            experts.poll_idle(cx);
+            match messages.poll_recv(cx) {
+                Poll::Ready(Some(message)) => Poll::Ready(message),
+                // Whoever is parked goes on without those who might have asked for more.
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            }
+        });
+        let next = self.options.stop.run_until_cancelled(next);
+        let next = self.runtime.block_on(async { tokio::time::timeout(LOOK, next).await });
+        if let Ok(Some(message)) = next {
+            self.receive(message);
+        }
     }
 
     fn receive(&mut self, message: Message) {
@@ -161,6 +196,7 @@ impl Lane {
     /// Takes a sequence out of the queue and frees its blocks.
     pub(super) fn remove(&mut self, id: SequenceId) -> Option<Sequence> {
         self.options.scheduler.remove(id);
+        self.parking.forget(id);
         self.sequences.remove(&id)
     }
 }

@@ -7,6 +7,9 @@ pub(crate) use status::EngineStatus;
 mod handle;
 mod lane;
 mod step;
+mod parking;
+#[cfg(test)]
+mod parking_tests;
 mod sequence;
 mod stop_matcher;
 mod status;

@@ -1,6 +1,6 @@
 //! One step of a lane: from a plan to the tokens that it gives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use guildhall_kernels::SequenceSpan;
 use guildhall_telemetry::error_chain;
@@ -41,6 +41,7 @@ impl Lane {
         let (cache, experts) = (&mut options.cache, self.experts.as_mut());
         let (hidden, routes) = options.model.forward(&batch, cache, experts)?;
         self.options.scheduler.computed(plan);
+        plan.iter().for_each(|work| self.parking.forget(work.id));
         self.keep_routes(plan, &routes);
         for wanted in self.wanted_rows(plan).chunks(LOGITS_AT_A_TIME) {
             let rows: Vec<u32> = wanted.iter().map(|wanted| wanted.row).collect();
@@ -103,16 +104,16 @@ impl Lane {
         }
     }
 
-    /// Ends the sequences of a step that could not be computed.
-    pub(super) fn fail(&mut self, plan: &[Work], error: &Error) {
+    /// Ends sequences of a step that could not be computed.
+    pub(super) fn fail(&mut self, ids: &BTreeSet<SequenceId>, error: &Error) {
         let text = error_chain(error);
-        tracing::error!(sequences = plan.len(), error = text, "a step failed");
+        tracing::error!(sequences = ids.len(), error = text, "a step failed");
         let failure = match error {
-            Error::ExpertsUnavailable { .. } | Error::Transport(_) => Failure::Unavailable(text),
+            Error::Transport(_) => Failure::Unavailable(text),
             _ => Failure::Internal(text),
         };
-        for work in plan {
-            if let Some(mut sequence) = self.remove(work.id) {
+        for &id in ids {
+            if let Some(mut sequence) = self.remove(id) {
                 sequence.fail(failure.clone());
             }
         }

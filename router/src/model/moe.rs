@@ -2,7 +2,7 @@
 
 use std::task::Context;
 
-use guildhall_ids::LayerIdx;
+use guildhall_ids::{ExpertId, LayerIdx};
 use guildhall_kernels::{Device, ExpertWeights, GateOptions, Linear, Routes, Tensor};
 use guildhall_telemetry::TraceContext;
 
@@ -19,6 +19,11 @@ pub(crate) trait Experts {
 
     /// The trace that the calls of the following steps belong to.
     fn set_trace(&mut self, _trace: Option<TraceContext>) {}
+
+    /// Whether somebody can be asked for this expert now. Where nobody can, a connection is looked for.
+    fn can_ask_for(&mut self, _expert: ExpertId) -> bool {
+        true
+    }
 
     /// Lets connections be served while there is nothing to compute.
     fn poll_idle(&mut self, _cx: &mut Context<'_>) {}

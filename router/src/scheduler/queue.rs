@@ -1,6 +1,6 @@
 //! Which sequences run, and which of their tokens go into the next step.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::{BlockPool, PrefixHashes};
 
@@ -32,6 +32,9 @@ pub(crate) struct Arrival {
 /// and gets further ones as it grows. When there are none left, the youngest sequence gives its blocks up and waits
 /// again, in the order of its arrival; it computes its tokens anew later, except those that are still remembered.
 /// The oldest sequence never gives way, so somebody always advances.
+///
+/// A parked sequence keeps its place and its blocks, but is in no step until it is unparked. It gives its blocks up
+/// before anybody else does, and takes none meanwhile.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     limits: Limits,
@@ -40,6 +43,8 @@ pub(crate) struct Scheduler {
     waiting: VecDeque<Entry>,
     /// In the order of arrival.
     running: Vec<Running>,
+    /// Some of both.
+    parked: BTreeSet<SequenceId>,
     counts: Counts,
 }
 
@@ -100,7 +105,7 @@ pub(crate) struct Occupancy {
 impl Scheduler {
     pub(crate) fn new(limits: Limits, pool: BlockPool) -> Self {
         let (waiting, running) = (VecDeque::new(), Vec::new());
-        Self { limits, pool, waiting, running, counts: Counts::default() }
+        Self { limits, pool, waiting, running, parked: BTreeSet::new(), counts: Counts::default() }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -126,6 +131,7 @@ impl Scheduler {
 
     /// Forgets a sequence, waiting or running, and frees its blocks.
     pub(crate) fn remove(&mut self, id: SequenceId) {
+        self.parked.remove(&id);
         self.waiting.retain(|entry| entry.id != id);
         if let Some(at) = self.position(id) {
             let running = self.running.remove(at);
@@ -151,6 +157,27 @@ impl Scheduler {
             }
             running.remembered = full;
         }
+    }
+
+    /// The step that was planned last has not been computed: the next ones compute its tokens again.
+    pub(crate) fn abandon(&mut self, plan: &[Work]) {
+        for work in plan {
+            if let Some(at) = self.position(work.id) {
+                self.running[at].computed = work.first_position;
+            }
+        }
+    }
+
+    /// Leaves a sequence out of all steps from now on.
+    pub(crate) fn park(&mut self, id: SequenceId) {
+        if self.position(id).is_some() {
+            self.parked.insert(id);
+        }
+    }
+
+    /// Lets a sequence take part in steps again.
+    pub(crate) fn unpark(&mut self, id: SequenceId) {
+        self.parked.remove(&id);
     }
 
     /// The blocks of a running sequence; none of any other.
@@ -184,7 +211,8 @@ impl Scheduler {
         }
     }
 
-    /// The next step; what it names counts as computed for the step after. Not empty while there are sequences.
+    /// The next step; what it names counts as computed for the step after, unless it is abandoned. Not empty while
+    /// there are sequences and none is parked.
     pub(crate) fn plan(&mut self) -> Vec<Work> {
         // Who has just given its blocks up would only get them back to lose them again.
         if self.grow() {
@@ -192,8 +220,11 @@ impl Scheduler {
         }
         let mut room = self.limits.max_batched_tokens;
         let mut plan = Vec::new();
+        let parked = &self.parked;
+        let taking_part =
+            self.running.iter_mut().filter(|running| !parked.contains(&running.entry.id));
         let (decoding, prefilling): (Vec<_>, Vec<_>) =
-            self.running.iter_mut().partition(|running| running.is_decoding());
+            taking_part.partition(|running| running.is_decoding());
         for running in decoding.into_iter().chain(prefilling) {
             let tokens = running.left().min(room);
             if tokens > 0 {
@@ -211,6 +242,7 @@ impl Scheduler {
         let mut all_stay = true;
         while at < self.running.len() {
             let running = &self.running[at];
+            // A parked sequence has the blocks for what it knows.
             let needed = self.pool.blocks_for(running.entry.hashes.tokens());
             match self.pool.take(needed - running.blocks.len()) {
                 Some(more) => {
@@ -219,30 +251,39 @@ impl Scheduler {
                 }
                 None => {
                     all_stay = false;
-                    self.preempt_youngest();
+                    let gone = self.preempt();
+                    at -= usize::from(gone < at);
                 }
             }
         }
         all_stay
     }
 
-    fn preempt_youngest(&mut self) {
-        let Some(running) = self.running.pop() else { return };
+    /// The youngest of the parked sequences gives its blocks up, or else the youngest of all. Says which that was.
+    fn preempt(&mut self) -> usize {
+        let is_parked = |running: &Running| self.parked.contains(&running.entry.id);
+        let parked = self.running.iter().rposition(is_parked);
+        let gone = parked.unwrap_or(self.running.len() - 1);
+        let running = self.running.remove(gone);
         self.pool.release(&running.blocks);
         self.counts.preemptions += 1;
         let at = self.waiting.partition_point(|entry| entry.id < running.entry.id);
         self.waiting.insert(at, running.entry);
+        gone
     }
 
-    /// Lets waiting sequences run, in the order of their arrival. Nobody overtakes: a long sequence would wait for
-    /// ever behind short ones.
+    /// Lets waiting sequences run, in the order of their arrival. Nobody overtakes, but whoever is parked is
+    /// overtaken: a long sequence would wait for ever behind short ones.
     fn admit(&mut self) {
-        let mut backlog: usize = self.running.iter().map(Running::left).sum();
+        let taking_part = self.running.iter().filter(|r| !self.parked.contains(&r.entry.id));
+        let mut backlog: usize = taking_part.map(Running::left).sum();
         while self.running.len() < self.limits.max_running
             && backlog < self.limits.max_batched_tokens
         {
-            let Some((found, blocks)) = self.room_for_next() else { return };
-            let Some(entry) = self.waiting.pop_front() else { return };
+            let next = self.waiting.iter().position(|entry| !self.parked.contains(&entry.id));
+            let Some(next) = next else { return };
+            let Some((found, blocks)) = self.room_for(next) else { return };
+            let Some(entry) = self.waiting.remove(next) else { return };
             let running = self.start(entry, found, blocks);
             backlog += running.left();
             let at = self.running.partition_point(|other| other.entry.id < running.entry.id);
@@ -250,9 +291,9 @@ impl Scheduler {
         }
     }
 
-    /// Takes the blocks that the next sequence needs, if there are enough: how many of them the cache had, and all.
-    fn room_for_next(&mut self) -> Option<(usize, Vec<u32>)> {
-        let next = self.waiting.front()?;
+    /// Takes the blocks that a waiting sequence needs, if there are enough: how many of them the cache had, and all.
+    fn room_for(&mut self, next: usize) -> Option<(usize, Vec<u32>)> {
+        let next = self.waiting.get(next)?;
         let known = next.hashes.tokens();
         // At least one token is computed, because its logits are needed.
         let useful = if next.reads_cache { (known - 1) / self.pool.block_tokens() } else { 0 };
@@ -261,8 +302,10 @@ impl Scheduler {
         if let Some(missing) = hashes.get(blocks.len()) {
             let index = blocks.len();
             let end = (index + 1) * self.pool.block_tokens();
-            let computes =
-                |r: &Running| r.computed < end && r.entry.hashes.full().get(index) == Some(missing);
+            let computes = |r: &Running| {
+                let takes_part = !self.parked.contains(&r.entry.id);
+                takes_part && r.computed < end && r.entry.hashes.full().get(index) == Some(missing)
+            };
             // Somebody is about to compute just this block: wait a few steps and find it.
             if self.running.iter().any(computes) {
                 return None;
