@@ -8,7 +8,9 @@ use sha2::{Digest, Sha256};
 
 use crate::mapped::MappedTensors;
 use crate::names::{self, FfnNames};
-use crate::{Error, ExpertHash, Fingerprint, GenerationDefaults, HashCache, ModelConfig};
+use crate::{
+    Error, ExpertHash, ExpertTensors, Fingerprint, GenerationDefaults, HashCache, ModelConfig,
+};
 
 /// A Hugging Face model directory with its weights mapped; a tensor is read when it is asked for.
 pub struct Checkpoint {
@@ -17,16 +19,6 @@ pub struct Checkpoint {
     generation: GenerationDefaults,
     fingerprint: Fingerprint,
     tensors: MappedTensors,
-}
-
-/// The matrices of one feed-forward network, in the type of the file.
-pub struct ExpertTensors {
-    /// [width, hidden]
-    pub gate: Tensor,
-    /// [width, hidden]
-    pub up: Tensor,
-    /// [hidden, width]
-    pub down: Tensor,
 }
 
 /// The shared expert of a layer.

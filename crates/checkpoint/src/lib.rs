@@ -1,17 +1,19 @@
 //! Models on disk: Hugging Face directories read into one [`ModelConfig`], mapped tensors and expert hashes.
 
-pub use checkpoint::{Checkpoint, ExpertTensors, SharedExpertTensors};
+pub use checkpoint::{Checkpoint, SharedExpertTensors};
 pub use config::{
     Attention, FeedForward, GenerationDefaults, LayerConfig, ModelConfig, Moe, QkNorm, Rope,
     RopeScaling, SharedExpert,
 };
 pub use error::Error;
+pub use expert::ExpertTensors;
 pub use family::Family;
 pub use fingerprint::Fingerprint;
 pub use hashes::{ExpertHash, HashCache};
 pub use sizes::{NodeBytes, Parameters, StorageType};
 
 mod checkpoint;
+mod expert;
 mod config;
 mod family;
 mod names;
