@@ -13,3 +13,4 @@
 pub mod client;
 pub mod cluster;
 pub mod process;
+pub mod proxy;
