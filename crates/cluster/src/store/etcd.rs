@@ -1,5 +1,6 @@
 //! A store in etcd, or in a router that serves etcd's API.
 
+use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::Error;
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection without a sign of life for this long is broken.
 const SILENCE: Duration = Duration::from_secs(2);
+/// With TLS a client hears that it is not wanted only after its first request, and often no more than a closed door.
+const UNWANTED: &str = " (etcd also closes connections that are not encrypted, or show no certificate that it accepts)";
 /// What a node holds can be some hundred KiB, and there can be hundreds of nodes.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
@@ -107,13 +110,29 @@ impl From<etcd_client::Error> for Error {
     fn from(error: etcd_client::Error) -> Self {
         match &error {
             etcd_client::Error::LeaseKeepAliveError(_) => Self::NoLease,
-            // It says NOT_FOUND for nothing else.
-            etcd_client::Error::GRpcStatus(status) if status.code() == tonic::Code::NotFound => {
-                Self::NoLease
-            }
+            etcd_client::Error::GRpcStatus(status) => match status.code() {
+                // It says NOT_FOUND for nothing else.
+                tonic::Code::NotFound => Self::NoLease,
+                _ => Self::Unavailable(reason(status)),
+            },
             _ => Self::Unavailable(error.to_string()),
         }
     }
+}
+
+/// What etcd said, or what became of the connection to it.
+fn reason(status: &tonic::Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = status.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    let broke = text.contains("connection closed") || text.contains("connection error");
+    if broke && !text.contains("ertificate") { text + UNWANTED } else { text }
 }
 
 /// What must hold of a key before a transaction does anything.

@@ -1,7 +1,9 @@
-//! One suite for every store: in memory, embedded, and a real etcd.
+//! One suite for every store: in memory, embedded, and a real etcd, open or guarded.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod access;
+mod certificates;
 mod etcd_process;
 mod sessions;
 mod suite;
@@ -18,10 +20,6 @@ async fn embedded(store: &Memory) -> Etcd {
     let address = listener.local_addr().unwrap().to_string();
     let server = tonic::transport::Server::builder().add_routes(serve(store));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    client(address)
-}
-
-fn client(address: String) -> Etcd {
     Etcd::new(EtcdOptions { endpoints: vec![address], ..EtcdOptions::default() })
 }
 
@@ -40,5 +38,6 @@ async fn embedded_keeps_the_contract() {
 #[tokio::test]
 async fn etcd_keeps_the_contract() {
     let etcd = EtcdProcess::start();
-    suite::run(client(etcd.address()), async |_: &Etcd, revision| etcd.compact(revision)).await;
+    let store = Etcd::new(etcd.options());
+    suite::run(store, async |_: &Etcd, revision| etcd.compact(revision)).await;
 }

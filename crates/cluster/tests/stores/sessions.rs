@@ -7,7 +7,6 @@ use guildhall_cluster::{Mirror, Session, SessionOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::client;
 use super::etcd_process::EtcdProcess;
 
 const PREFIX: &str = "guildhall/";
@@ -28,7 +27,7 @@ struct Running {
 
 /// A session that publishes its name.
 fn start(etcd: &EtcdProcess, name: &str) -> Running {
-    let (session, task) = Session::new(client(etcd.address()), PREFIX, OPTIONS);
+    let (session, task) = Session::new(Etcd::new(etcd.options()), PREFIX, OPTIONS);
     session.publish(format!("{PREFIX}{name}"), name.into());
     let stop = CancellationToken::new();
     let task = tokio::spawn(task.run(stop.clone()));
@@ -101,7 +100,7 @@ async fn a_store_that_lost_everything_is_filled_again() {
     let (mut a, mut b) = (start(&etcd, "a"), start(&etcd, "b"));
     a.wait("both there", WHOLE, |mirror| names(mirror) == ["a", "b"]).await;
     // Under no lease, so nobody publishes it again.
-    let store = client(etcd.address());
+    let store = Etcd::new(etcd.options());
     store.put(&format!("{PREFIX}orphan"), b"1", None, Expected::Anything).await.unwrap();
     a.wait("three there", WHOLE, |mirror| names(mirror) == ["a", "b", "orphan"]).await;
     etcd.kill();
@@ -123,7 +122,7 @@ async fn a_compacted_past_is_made_up_for_by_a_listing() {
     let etcd = EtcdProcess::start();
     let mut a = start(&etcd, "a");
     a.wait("there", WHOLE, |mirror| names(mirror) == ["a"]).await;
-    let store: Etcd = client(etcd.address());
+    let store = Etcd::new(etcd.options());
     let mut last = Revision(0);
     for n in 0..20 {
         let key = format!("{PREFIX}n");
