@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use guildhall_ids::{ExpertId, LayerIdx};
-use sha2::{Digest, Sha256};
 
 use crate::mapped::MappedTensors;
 use crate::names::{self, FfnNames};
 use crate::{
-    Error, ExpertHash, ExpertTensors, Fingerprint, GenerationDefaults, HashCache, ModelConfig,
+    Error, ExpertBytes, ExpertHash, ExpertTensors, Fingerprint, GenerationDefaults, HashCache,
+    ModelConfig,
 };
 
 /// A Hugging Face model directory with its weights mapped; a tensor is read when it is asked for.
@@ -130,22 +130,25 @@ impl Checkpoint {
     /// # Errors
     /// If a matrix is missing or has another shape.
     pub fn expert_hash(&self, id: ExpertId) -> Result<ExpertHash, Error> {
-        let width = self.config.moe.expert_width;
-        let mut hash = Sha256::new();
-        let names = names::expert(self.config.family, id);
-        for (name, shape) in names.iter().zip(self.ffn_shapes(width)) {
-            hash.update(self.tensors.bytes(name, &shape)?);
-        }
-        Ok(hash.finalize().into())
+        Ok(self.expert_bytes(id)?.hash())
     }
 
-    fn ffn_shapes(&self, width: usize) -> [[usize; 2]; 3] {
-        let hidden = self.config.hidden_size;
-        [[width, hidden], [width, hidden], [hidden, width]]
+    /// The bytes of an expert where they are mapped, for somebody who has only the configuration.
+    ///
+    /// # Errors
+    /// If a matrix is missing or has another shape.
+    pub fn expert_bytes(&self, id: ExpertId) -> Result<ExpertBytes<'_>, Error> {
+        let names = names::expert(self.config.family, id);
+        let [gate, up, down] = self.config.ffn_shapes(self.config.moe.expert_width);
+        Ok(ExpertBytes {
+            gate: self.tensors.matrix(&names[0], gate)?,
+            up: self.tensors.matrix(&names[1], up)?,
+            down: self.tensors.matrix(&names[2], down)?,
+        })
     }
 
     fn ffn(&self, names: &FfnNames, width: usize) -> Result<ExpertTensors, Error> {
-        let [gate, up, down] = self.ffn_shapes(width);
+        let [gate, up, down] = self.config.ffn_shapes(width);
         Ok(ExpertTensors {
             gate: self.tensor(&names[0], &gate)?,
             up: self.tensor(&names[1], &up)?,

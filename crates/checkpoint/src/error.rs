@@ -56,6 +56,14 @@ pub enum Error {
         /// The file with the earlier hash.
         record: PathBuf,
     },
+    /// An expert that somebody sent is not the one that was expected: ask somebody else.
+    #[error("expert {expert} as it was received: {what}")]
+    Received {
+        /// The expert.
+        expert: ExpertId,
+        /// What is wrong.
+        what: String,
+    },
 }
 
 impl Error {

@@ -10,7 +10,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use crate::Error;
+use crate::{Error, MatrixBytes, ValueType};
 
 /// Named tensors whose bytes are read from disk only when they are used.
 pub(crate) struct MappedTensors {
@@ -25,7 +25,7 @@ struct MappedFile {
 
 struct Entry {
     file: usize,
-    dtype: DType,
+    value_type: ValueType,
     shape: Vec<usize>,
     bytes: Range<usize>,
 }
@@ -77,7 +77,7 @@ impl MappedTensors {
         for (name, info) in metadata.tensors() {
             let entry = Entry {
                 file: self.files.len(),
-                dtype: dtype(&name, info.dtype)?,
+                value_type: value_type(&name, info.dtype)?,
                 shape: info.shape.clone(),
                 bytes: data_start + info.data_offsets.0..data_start + info.data_offsets.1,
             };
@@ -111,26 +111,48 @@ impl MappedTensors {
 
     /// A copy of a tensor in its own type; every value is a finite number.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
-        let dtype = self.entry(name, shape)?.dtype;
-        let bytes = self.bytes(name, shape)?;
-        if let Some(at) = first_non_finite(dtype, bytes) {
-            return Err(Error::tensor(name, format!("value {at} is not a finite number")));
-        }
-        Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)
-            .map_err(|e| Error::tensor(name, e.to_string()))
+        let dtype = self.entry(name, shape)?.value_type.dtype();
+        tensor_of(name, dtype, shape, self.bytes(name, shape)?)
+    }
+
+    /// A matrix as it is in the file.
+    pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<MatrixBytes<'_>, Error> {
+        let value_type = self.entry(name, &shape)?.value_type;
+        Ok(MatrixBytes { value_type, shape, bytes: self.bytes(name, &shape)? })
     }
 
     /// Every tensor's name, type and shape, ordered by name.
     pub(crate) fn table(&self) -> impl Iterator<Item = (&str, DType, &[usize])> {
-        self.tensors.iter().map(|(name, e)| (name.as_str(), e.dtype, e.shape.as_slice()))
+        self.tensors
+            .iter()
+            .map(|(name, e)| (name.as_str(), e.value_type.dtype(), e.shape.as_slice()))
     }
 }
 
-fn dtype(name: &str, dtype: Dtype) -> Result<DType, Error> {
+/// Whether a directory has weights, of whatever quality.
+pub(crate) fn has_weights(dir: &Path) -> bool {
+    dir.join(INDEX).exists() || dir.join(SINGLE).exists()
+}
+
+/// A tensor with a copy of these bytes; every value is a finite number.
+pub(crate) fn tensor_of(
+    name: &str,
+    dtype: DType,
+    shape: &[usize],
+    bytes: &[u8],
+) -> Result<Tensor, Error> {
+    if let Some(at) = first_non_finite(dtype, bytes) {
+        return Err(Error::tensor(name, format!("value {at} is not a finite number")));
+    }
+    Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)
+        .map_err(|e| Error::tensor(name, e.to_string()))
+}
+
+fn value_type(name: &str, dtype: Dtype) -> Result<ValueType, Error> {
     match dtype {
-        Dtype::F32 => Ok(DType::F32),
-        Dtype::F16 => Ok(DType::F16),
-        Dtype::BF16 => Ok(DType::BF16),
+        Dtype::F32 => Ok(ValueType::F32),
+        Dtype::F16 => Ok(ValueType::F16),
+        Dtype::BF16 => Ok(ValueType::Bf16),
         other => Err(Error::tensor(name, format!("has type {other:?}, not F32, F16 or BF16"))),
     }
 }

@@ -185,4 +185,10 @@ impl ModelConfig {
         self.moe_layers()
             .flat_map(move |layer| (0..n_experts).map(move |e| ExpertId::new(layer.0, e)))
     }
+
+    /// Shapes of gate, up and down of a feed-forward network.
+    pub(crate) fn ffn_shapes(&self, width: usize) -> [[usize; 2]; 3] {
+        let hidden = self.hidden_size;
+        [[width, hidden], [width, hidden], [hidden, width]]
+    }
 }

@@ -1,6 +1,7 @@
 //! Model directories: what is read from them, what is refused, and what is computed from their configuration.
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+mod expert_bytes;
 mod families;
 mod fingerprints;
 mod fuzz;
