@@ -6,6 +6,9 @@ pub enum Error {
     /// The model cannot be read.
     #[error("model")]
     Checkpoint(#[from] guildhall_checkpoint::Error),
+    /// An expert does not compute what its weights say.
+    #[error("canary")]
+    Canary(#[source] Box<crate::canary::CanaryFailure>),
     /// The device refused.
     #[error("device")]
     Kernels(#[from] guildhall_kernels::Error),

@@ -14,6 +14,5 @@ mod compute;
 mod shard;
 #[cfg(test)]
 mod node_tests;
-#[cfg_attr(not(test), expect(dead_code, reason = "wired into the loading of experts next"))]
 mod canary;
 mod error;

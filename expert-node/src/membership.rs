@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::Error;
 use crate::reconcile::{Reconciler, Todo};
-use crate::shard::Shard;
+use crate::shard::{Pace, Shard};
 
 /// Experts that are loaded in one go before it is said what is there.
 const BATCH: Duration = Duration::from_millis(100);
@@ -117,14 +117,14 @@ impl Membership {
             if urgent.is_empty() && now < self.leisure_until {
                 return wake.min(self.leisure_until);
             }
-            let (experts, limit) = match urgent.is_empty() {
-                true => (todo.load, Duration::ZERO),
-                false => (urgent, BATCH),
+            let (experts, pace, limit) = match urgent.is_empty() {
+                true => (todo.load, Pace::Leisurely, Duration::ZERO),
+                false => (urgent, Pace::AtOnce, BATCH),
             };
             let shard = Arc::clone(&self.shard);
             self.loading = Some(tokio::task::spawn_blocking(move || {
                 let began = Instant::now();
-                (shard.load(&experts, limit), began.elapsed())
+                (shard.load(&experts, pace, limit), began.elapsed())
             }));
         }
         wake

@@ -15,6 +15,7 @@ use guildhall_transport::{
 use tokio_util::sync::CancellationToken;
 
 use crate::service::{Node, NodeOptions};
+use crate::shard::Pace;
 
 /// Two tokens of the model `mixtral` of the golden tests.
 const HIDDEN: usize = 32;
@@ -69,7 +70,7 @@ impl Running {
     /// Loads experts; says how many the node has then.
     fn load(&self, experts: &[(u32, u32)]) -> usize {
         let experts: Vec<_> = experts.iter().map(|&(l, e)| ExpertId::new(l, e)).collect();
-        for (id, loaded) in self.node.shard().load(&experts, Duration::MAX) {
+        for (id, loaded) in self.node.shard().load(&experts, Pace::AtOnce, Duration::MAX) {
             loaded.unwrap_or_else(|e| panic!("{id}: {e}"));
         }
         self.node.shard().held().ids().len()
@@ -193,7 +194,7 @@ fn an_expert_that_the_model_does_not_have_is_refused_and_changes_nothing() {
     running.load(&[(0, 1)]);
     for unknown in [(0, 8), (3, 0)] {
         let id = ExpertId::new(unknown.0, unknown.1);
-        let tried = running.node.shard().load(&[id], Duration::ZERO);
+        let tried = running.node.shard().load(&[id], Pace::Leisurely, Duration::ZERO);
         assert!(matches!(&tried[..], [(tried, Err(_))] if *tried == id));
     }
     let held = running.node.shard().held();

@@ -1,5 +1,6 @@
 //! The node as routers see it: who it is and where calls go.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -69,7 +70,12 @@ impl Node {
             instruction_set: device.instruction_set().to_string(),
             dtype,
         };
-        let shard = Arc::new(Shard::new(checkpoint, device.clone(), dtype, options.hash_cache)?);
+        let alone = CpuOptions {
+            threads: NonZeroUsize::MIN,
+            instruction_set: Some(device.instruction_set()),
+        };
+        let devices = (device.clone(), Device::cpu(alone)?);
+        let shard = Arc::new(Shard::new(checkpoint, devices, dtype, options.hash_cache)?);
         let max_batch_pairs = options.max_batch_pairs;
         let worker = Worker { device, dtype, shard: Arc::clone(&shard), max_batch_pairs };
         let (queue, thread) = worker.start(options.max_queued_calls)?;

@@ -10,6 +10,7 @@ use guildhall_ids::ExpertId;
 use guildhall_kernels::{Device, Dtype, ExpertWeights};
 
 use crate::Error;
+use crate::canary::canary;
 
 /// What is loaded at one moment. A snapshot: calls that began with it end with it.
 #[derive(Clone, Default)]
@@ -35,10 +36,21 @@ impl Held {
     }
 }
 
+/// How an expert is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// As fast as the device allows: somebody waits for it.
+    AtOnce,
+    /// With one thread, beside the calls.
+    Leisurely,
+}
+
 /// Loads experts from the checkpoint onto the device.
 pub(crate) struct Shard {
     checkpoint: Checkpoint,
     device: Device,
+    /// The same device with one thread.
+    one_thread: Device,
     dtype: Dtype,
     /// The snapshot that calls use; held for no longer than a copy takes.
     held: Mutex<Arc<Held>>,
@@ -49,14 +61,15 @@ pub(crate) struct Shard {
 impl Shard {
     pub(crate) fn new(
         checkpoint: Checkpoint,
-        device: Device,
+        (device, one_thread): (Device, Device),
         dtype: Dtype,
         hash_cache: Option<&Path>,
     ) -> Result<Self, Error> {
         let cache_dir = hash_cache.unwrap_or(checkpoint.dir());
         let hashes = HashCache::open(cache_dir, checkpoint.fingerprint())?;
         let held = Mutex::new(Arc::default());
-        Ok(Self { checkpoint, device, dtype, held, hashes: Mutex::new(hashes) })
+        let hashes = Mutex::new(hashes);
+        Ok(Self { checkpoint, device, one_thread, dtype, held, hashes })
     }
 
     pub(crate) fn checkpoint(&self) -> &Checkpoint {
@@ -71,6 +84,7 @@ impl Shard {
     pub(crate) fn load(
         &self,
         experts: &[ExpertId],
+        pace: Pace,
         limit: Duration,
     ) -> Vec<(ExpertId, Result<(), Error>)> {
         let began = Instant::now();
@@ -79,7 +93,7 @@ impl Shard {
             if !tried.is_empty() && began.elapsed() >= limit {
                 break;
             }
-            let loaded = self.load_one(id).map(|expert| {
+            let loaded = self.load_one(id, pace).map(|expert| {
                 self.change(|held| drop(held.experts.insert(id, expert)));
             });
             tried.push((id, loaded));
@@ -96,11 +110,21 @@ impl Shard {
         change(Arc::make_mut(&mut held));
     }
 
-    fn load_one(&self, id: ExpertId) -> Result<(Arc<ExpertWeights>, ExpertHash), Error> {
+    /// Verifies the bytes of an expert, packs them, and has the packed expert computed once.
+    fn load_one(
+        &self,
+        id: ExpertId,
+        pace: Pace,
+    ) -> Result<(Arc<ExpertWeights>, ExpertHash), Error> {
+        let device = match pace {
+            Pace::AtOnce => &self.device,
+            Pace::Leisurely => &self.one_thread,
+        };
         let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
         let (tensors, hash) = self.checkpoint.verified_expert(id, &mut hashes)?;
         let weights =
-            self.device.expert_weights(&tensors.gate, &tensors.up, &tensors.down, self.dtype)?;
+            device.expert_weights(&tensors.gate, &tensors.up, &tensors.down, self.dtype)?;
+        canary(device, id, &tensors, &weights).map_err(|e| Error::Canary(Box::new(e)))?;
         Ok((Arc::new(weights), hash))
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::process::Process;
+use crate::proxy::Proxy;
 
 /// A model of the golden tests.
 pub fn golden(case: &str) -> PathBuf {
@@ -46,39 +47,59 @@ impl Cluster {
         node_args: &[&str],
         more: &[&str],
     ) -> Self {
-        let count = nodes.to_string();
-        let mut args =
-            vec!["router", "--grpc-port", "0", "--port", "0", "--dtype", dtype, "--model"];
-        args.push(model.to_str().unwrap());
-        if nodes == 0 {
-            args.extend(["--experts", "local"]);
-        } else {
-            args.extend(["--cluster-port", "0", "--min-nodes", &count]);
-        }
-        args.extend(more);
-        let router = Process::start(args);
-        let given = more.iter().skip_while(|arg| **arg != "--store").nth(1);
-        let admin = more.contains(&"--admin-port").then(|| router.line_after("admin API on "));
-        let store = match given {
-            _ if nodes == 0 => String::new(),
-            Some(store) => (*store).to_owned(),
-            None => router.line_after("cluster port on "),
-        };
-        let mut cluster = Self {
-            router,
-            nodes: Vec::new(),
-            address: String::new(),
-            admin,
-            store,
-            node_args: node_args.iter().map(ToString::to_string).collect(),
-            sockets: tempfile::tempdir().unwrap(),
-        };
+        let mut cluster = Self::start_router(model, dtype, nodes, more);
+        cluster.node_args = node_args.iter().map(ToString::to_string).collect();
         for index in 0..nodes {
             let node = cluster.start_node(model, dtype, index);
             cluster.nodes.push(node);
         }
         cluster.address = cluster.router.line_after("router listening on ");
         cluster
+    }
+
+    /// The same with a proxy before each node, through which the router talks to it.
+    pub fn start_behind_proxies(
+        model: &Path,
+        dtype: &str,
+        nodes: usize,
+        more: &[&str],
+    ) -> (Self, Vec<Proxy>) {
+        let mut cluster = Self::start_router(model, dtype, nodes, more);
+        let mut proxies = Vec::new();
+        for index in 0..nodes {
+            let proxy = Proxy::start(&cluster.socket(index));
+            cluster.node_args = vec!["--advertise".into(), proxy.address().to_owned()];
+            let node = cluster.start_node(model, dtype, index);
+            cluster.nodes.push(node);
+            proxies.push(proxy);
+        }
+        cluster.address = cluster.router.line_after("router listening on ");
+        (cluster, proxies)
+    }
+
+    /// Starts the router alone, which waits for `nodes` nodes.
+    fn start_router(model: &Path, dtype: &str, nodes: usize, more: &[&str]) -> Self {
+        let router = start_router(model, dtype, nodes, more);
+        let admin = more.contains(&"--admin-port").then(|| router.line_after("admin API on "));
+        let given = more.iter().skip_while(|arg| **arg != "--store").nth(1);
+        let store = match given {
+            _ if nodes == 0 => String::new(),
+            Some(store) => (*store).to_owned(),
+            None => router.line_after("cluster port on "),
+        };
+        Self {
+            router,
+            nodes: Vec::new(),
+            address: String::new(),
+            admin,
+            store,
+            node_args: Vec::new(),
+            sockets: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn socket(&self, index: usize) -> String {
+        format!("unix:{}/node-{index}.sock", self.sockets.path().display())
     }
 
     /// Starts a node again that has ended.
@@ -88,11 +109,25 @@ impl Cluster {
 
     /// Starts one more node of this cluster.
     pub fn start_node(&self, model: &Path, dtype: &str, index: usize) -> Process {
-        let listen = format!("unix:{}/node-{index}.sock", self.sockets.path().display());
+        let listen = self.socket(index);
         let more = ["--listen", &listen, "--store", &self.store];
         let own = self.node_args.iter().map(String::as_str);
         start_node(model, dtype, index, &more.into_iter().chain(own).collect::<Vec<_>>())
     }
+}
+
+/// Starts a router with more arguments on free ports, which waits for `nodes` nodes (none: it needs none).
+pub fn start_router(model: &Path, dtype: &str, nodes: usize, more: &[&str]) -> Process {
+    let count = nodes.to_string();
+    let model = model.to_str().unwrap();
+    let mut args = vec!["router", "--grpc-port", "0", "--port", "0", "--dtype", dtype];
+    args.extend(["--model", model]);
+    match nodes {
+        0 => args.extend(["--experts", "local"]),
+        _ => args.extend(["--cluster-port", "0", "--min-nodes", &count]),
+    }
+    args.extend(more);
+    Process::start(args)
 }
 
 /// Starts the expert node `node-<index>` with more arguments and waits until it listens.

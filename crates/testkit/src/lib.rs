@@ -10,7 +10,9 @@
     reason = "only tests use it"
 )]
 
+pub mod certificates;
 pub mod client;
 pub mod cluster;
+pub mod etcd;
 pub mod process;
 pub mod proxy;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use guildhall_cluster::Error;
 use guildhall_cluster::store::{Etcd, EtcdOptions, Expected, Revision, Store as _, Watch as _};
 
-use super::certificates::Certificates;
-use super::etcd_process::EtcdProcess;
 use super::suite;
+use guildhall_testkit::certificates::Certificates;
+use guildhall_testkit::etcd::EtcdProcess;
 
 /// No operation takes longer, whoever asks.
 const LIMIT: Duration = Duration::from_secs(5);

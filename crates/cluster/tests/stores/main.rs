@@ -3,8 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod access;
-mod certificates;
-mod etcd_process;
 mod sessions;
 mod suite;
 
@@ -12,7 +10,7 @@ use guildhall_cluster::store::{Etcd, EtcdOptions, Memory, serve};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 
-use etcd_process::EtcdProcess;
+use guildhall_testkit::etcd::EtcdProcess;
 
 /// A store that is served on a free port of this process.
 async fn embedded(store: &Memory) -> Etcd {

@@ -7,7 +7,7 @@ use guildhall_cluster::{Mirror, Session, SessionOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::etcd_process::EtcdProcess;
+use guildhall_testkit::etcd::EtcdProcess;
 
 const PREFIX: &str = "guildhall/";
 /// After its return the state is whole within this time.

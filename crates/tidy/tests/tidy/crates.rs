@@ -34,7 +34,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["ids", "proto", "kernels", "telemetry", "checkpoint", "transport", "cluster"],
     ),
     ("cli", &["ids", "proto", "telemetry", "placement", "checkpoint", "router", "expert-node"]),
-    ("testkit", &["proto"]),
+    ("testkit", &["proto", "cluster"]),
     ("tidy", &[]),
 ];
 

@@ -6,20 +6,26 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// A certificate with its key, both PEM.
 #[derive(Clone)]
-pub(crate) struct Identity {
-    pub(crate) certificate: String,
-    pub(crate) key: String,
+pub struct Identity {
+    /// The certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
 }
 
 /// Who is trusted, and a certificate for this machine signed by it, which serves both ends of a connection.
-pub(crate) struct Certificates {
-    pub(crate) authority: String,
-    pub(crate) identity: Identity,
+pub struct Certificates {
+    /// The certificate of the authority, PEM.
+    pub authority: String,
+    /// What it signed.
+    pub identity: Identity,
     folder: tempfile::TempDir,
 }
 
 impl Certificates {
-    pub(crate) fn new() -> Self {
+    /// Makes both.
+    #[allow(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "an authority of a test");
@@ -41,15 +47,18 @@ impl Certificates {
         files
     }
 
-    pub(crate) fn authority_file(&self) -> PathBuf {
+    /// The authority's certificate as a file.
+    pub fn authority_file(&self) -> PathBuf {
         self.file("authority.pem")
     }
 
-    pub(crate) fn certificate_file(&self) -> PathBuf {
+    /// The certificate as a file.
+    pub fn certificate_file(&self) -> PathBuf {
         self.file("certificate.pem")
     }
 
-    pub(crate) fn key_file(&self) -> PathBuf {
+    /// The key as a file.
+    pub fn key_file(&self) -> PathBuf {
         self.file("key.pem")
     }
 

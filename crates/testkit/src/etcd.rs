@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use guildhall_cluster::store::{EtcdOptions, Revision};
 
-use super::certificates::Certificates;
+use crate::certificates::Certificates;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running etcd. Dropping it kills it.
-pub(crate) struct EtcdProcess {
+pub struct EtcdProcess {
     data: tempfile::TempDir,
     ports: [u16; 2],
     /// Whom it trusts and what it shows to clients, if connections are encrypted.
@@ -24,17 +24,17 @@ pub(crate) struct EtcdProcess {
 
 impl EtcdProcess {
     /// One that talks to everybody.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::start_with(None)
     }
 
     /// One that talks only to who shows a certificate of the same authority as its own.
-    pub(crate) fn start_with_certificates() -> Self {
+    pub fn start_with_certificates() -> Self {
         Self::start_with(Some(Certificates::new()))
     }
 
     /// One that wants a name and a password.
-    pub(crate) fn start_with_password() -> Self {
+    pub fn start_with_password() -> Self {
         let mut etcd = Self::start();
         assert!(etcd.control(&["user", "add", "root:a secret"]));
         assert!(etcd.control(&["auth", "enable"]));
@@ -52,10 +52,10 @@ impl EtcdProcess {
     }
 
     /// What a client has to know.
-    pub(crate) fn options(&self) -> EtcdOptions {
+    pub fn options(&self) -> EtcdOptions {
         let certificates = self.certificates.as_ref();
         EtcdOptions {
-            endpoints: vec![format!("127.0.0.1:{}", self.ports[0])],
+            endpoints: vec![self.address()],
             user: self.user.map(|(name, password)| (name.into(), password.into())),
             ca_certificate: certificates.map(|found| found.authority.clone().into()),
             identity: certificates.map(|found| {
@@ -65,13 +65,19 @@ impl EtcdProcess {
         }
     }
 
+    /// `host:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[0])
+    }
+
     fn url(&self) -> String {
         let scheme = if self.certificates.is_some() { "https" } else { "http" };
         format!("{scheme}://127.0.0.1:{}", self.ports[0])
     }
 
     /// Starts it with the data that it has, and waits until it answers.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         let clients = self.url();
         let peers = format!("http://127.0.0.1:{}", self.ports[1]);
         let mut etcd = Command::new(tool("etcd"));
@@ -97,7 +103,8 @@ impl EtcdProcess {
         }
     }
 
-    pub(crate) fn kill(&mut self) {
+    /// Kills it; its data stays.
+    pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
             process.wait().unwrap();
@@ -105,17 +112,43 @@ impl EtcdProcess {
     }
 
     /// Loses everything; for a stopped etcd.
-    pub(crate) fn wipe(&mut self) {
+    pub fn wipe(&mut self) {
         assert!(self.process.is_none());
         self.data = tempfile::tempdir().unwrap();
     }
 
-    pub(crate) fn compact(&self, revision: Revision) {
+    /// Forgets changes up to a revision.
+    pub fn compact(&self, revision: Revision) {
         assert!(self.control(&["compact", &revision.0.to_string()]));
     }
 
+    /// Whether a key is there.
+    #[must_use]
+    pub fn has_key(&self, key: &str) -> bool {
+        !self.output(&["get", "--keys-only", key]).is_empty()
+    }
+
+    /// The newest change.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        let output = self.output(&["endpoint", "status", "--write-out", "json"]);
+        let text = String::from_utf8(output).unwrap();
+        let (_, rest) = text.split_once("\"revision\":").unwrap();
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap();
+        Revision(rest[..end].parse().unwrap())
+    }
+
     /// Whether an `etcdctl` that may do everything succeeds.
-    pub(crate) fn control(&self, command: &[&str]) -> bool {
+    pub fn control(&self, command: &[&str]) -> bool {
+        let mut etcdctl = self.etcdctl(command);
+        etcdctl.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+    }
+
+    fn output(&self, command: &[&str]) -> Vec<u8> {
+        self.etcdctl(command).stderr(Stdio::null()).output().unwrap().stdout
+    }
+
+    fn etcdctl(&self, command: &[&str]) -> Command {
         let mut etcdctl = Command::new(tool("etcdctl"));
         etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", &self.url()]);
         if let Some((name, password)) = self.user {
@@ -131,7 +164,7 @@ impl EtcdProcess {
                 .arg(certificates.key_file());
         }
         etcdctl.args(command);
-        etcdctl.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+        etcdctl
     }
 }
 
