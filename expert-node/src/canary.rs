@@ -42,7 +42,7 @@ const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
 
 /// Why an expert must not be served.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CanaryFailure {
+pub enum CanaryFailure {
     /// It computes something else than its weights say.
     #[error("expert {expert} computes wrongly: output {output} is {got}, expected {expected}")]
     Wrong {
@@ -77,7 +77,7 @@ pub(crate) enum CanaryFailure {
 
 /// What an output may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Expected {
+pub enum Expected {
     /// Any number but infinity and NaN.
     Finite,
     /// Something between these two, themselves included.

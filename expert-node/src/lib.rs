@@ -1,5 +1,6 @@
 //! PROCESS 2: holds experts and computes them; forgets everything between calls.
 
+pub use canary::{CanaryFailure, Expected};
 pub use config::ExpertNodeConfig;
 pub use error::Error;
 pub use process::run;

@@ -41,9 +41,12 @@ fn size_class(pairs: usize) -> usize {
 impl Health {
     /// Whether new calls should go to others where there are any.
     pub(super) fn rests(&self, now: Instant) -> bool {
-        !self.owed.is_empty()
-            || self.rests_until.is_some_and(|until| until > now)
-            || self.is_quarantined(now)
+        self.is_struck(now) || self.is_quarantined(now)
+    }
+
+    /// Whether what went wrong last is not long ago.
+    fn is_struck(&self, now: Instant) -> bool {
+        !self.owed.is_empty() || self.rests_until.is_some_and(|until| until > now)
     }
 
     /// Whether the node should be asked only for what nobody else has, not even a node that rests.
@@ -73,7 +76,8 @@ impl Health {
         self.latency[size_class(pairs)].add(took);
         if self.owed.remove(&call) {
             self.strike(now);
-        } else if !self.rests(now) {
+        } else if !self.is_struck(now) {
+            // Also in quarantine: a node that nobody can replace shall not rest longer each time.
             self.strikes = 0;
         }
     }
@@ -204,9 +208,11 @@ mod tests {
         assert!(health.may_open(start + FIRST_REST));
         assert!(!health.quarantine(start + 1000 * MS));
         assert!(health.rests(start + QUARANTINE) && health.is_quarantined(start + QUARANTINE));
-        // Answers in time do not end it.
+        // Answers in time do not end it, but the next rest before it is tried again is the first one again.
         health.answered(1, 1, MS, start + 2000 * MS);
         assert!(health.rests(start + 3000 * MS));
+        health.failed(start + 3000 * MS);
+        assert!(health.may_open(start + 3000 * MS + FIRST_REST));
         assert!(!health.rests(start + QUARANTINE + 1000 * MS));
         assert!(health.quarantine(start + 2 * QUARANTINE));
         health.pardon();
