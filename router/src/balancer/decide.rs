@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use guildhall_cluster::View;
+use guildhall_cluster::store::Expected;
 use guildhall_ids::{Epoch, NodeId};
 use guildhall_placement::{
     Assignments, ExpertGrid, LiveNode, NodeSpec, Placement, Problem, Reason, Solution, Step,
@@ -113,6 +114,12 @@ impl Leader {
             reasons = self.balance(seen, &published);
         }
         let Some(wanted) = &self.wanted else { return Decision::Wait("no nodes".into()) };
+        let is_lost = seen.view.placement_key.0 == Expected::Absent;
+        if is_lost && seen.view.placement.is_some() {
+            // The store was emptied while it was away: say it again before anybody forgets it.
+            let epoch = Epoch(published.epoch.0 + 1);
+            return Decision::Publish(Placement { epoch, ..published }, Vec::new());
+        }
         match next_step(&published, &wanted.assignments, &self.live(seen), LOADS_AT_A_TIME) {
             Step::Publish(placement) => Decision::Publish(placement, reasons),
             Step::Wait { loading } => {

@@ -1,6 +1,7 @@
 //! What a leader does, told as short histories of a cluster of up to four nodes.
 
-use guildhall_cluster::{NodeRecord, PlacementRecord, ResidentRecord};
+use guildhall_cluster::store::Revision;
+use guildhall_cluster::{ExpectedKey, NodeRecord, PlacementRecord, ResidentRecord};
 use guildhall_ids::{ExpertId, LayerIdx};
 use guildhall_transport::Endpoint;
 use proptest::prelude::*;
@@ -88,6 +89,7 @@ impl Model {
                 Decision::Publish(placement, _) => {
                     let none = PlacementRecord::default();
                     self.view.placement = Some(PlacementRecord { placement, ..none });
+                    self.view.placement_key = ExpectedKey(Expected::Revision(Revision(1)));
                 }
                 Decision::Wait(why) => return why,
             }
@@ -280,9 +282,20 @@ fn a_new_leader_changes_nothing() {
 }
 
 #[test]
+fn a_placement_that_only_routers_remember_is_published_again() {
+    let mut model = Model::with_nodes(&["a", "b", "c"]);
+    let before = model.view.placement.clone().unwrap().placement;
+    model.view.placement_key = ExpectedKey::default();
+    assert_eq!(model.settle(), "steady");
+    let after = model.view.placement.clone().unwrap().placement;
+    assert_eq!((after.epoch.0, &after.assignments), (before.epoch.0 + 1, &before.assignments));
+}
+
+#[test]
 fn a_lost_placement_is_made_again_from_what_the_nodes_hold() {
     let mut model = Model::with_nodes(&["a", "b", "c"]);
     let before = model.view.placement.take().unwrap().placement.assignments;
+    model.view.placement_key = ExpectedKey::default();
     model.leader = Leader::new(policy(), model.now);
     model.decide();
     model.pass(SETTLED_AFTER);
