@@ -50,12 +50,13 @@ deny: # Licences, advisories and duplicates of dependencies, where cargo-deny is
 fmt: ## Format all code
 	cargo fmt --all
 
-bench: target/tools/bin/protox ## Kernels, round trips and tokens per second, each beside what it is measured against
+bench: target/tools/bin/protox target/etcd ## Kernels, round trips and tokens per second, each beside what it is measured against
 	cargo bench --package guildhall-kernels --bench linear
 	cargo bench --package guildhall-transport --bench round_trip
 	cargo bench --package guildhall-cli --bench tokens_per_second
 	cargo bench --package guildhall-cli --bench serving
 	cargo bench --package guildhall-cli --bench failover
+	cargo bench --package guildhall-cli --bench control_plane
 
 soak: target/tools/bin/protox ## Five minutes of random load, cancels and deadlines
 	cargo test --package guildhall-cli --test soak -- --seconds 300

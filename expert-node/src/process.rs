@@ -1,7 +1,7 @@
 //! The life of an expert-node process: open, listen, join the cluster, leave it, drain, stop.
 
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -169,31 +169,14 @@ fn node_record(config: &ExpertNodeConfig, node: &Node, listening: &Endpoint) -> 
     }
 }
 
-/// Where routers connect: as told, or where it listens; with the address from which this machine reaches the store in
-/// the place of "every address".
+/// Where routers connect: as told, or where it listens.
 fn advertised(config: &ExpertNodeConfig, listening: &Endpoint) -> Endpoint {
     if let Some(advertise) = &config.advertise {
         return advertise.clone();
     }
     let Endpoint::Tcp(authority) = listening else { return listening.clone() };
     let Ok(address) = authority.parse::<SocketAddr>() else { return listening.clone() };
-    if !address.ip().is_unspecified() {
-        return listening.clone();
-    }
-    match own_address(&config.store.store) {
-        Some(ip) => Endpoint::Tcp(SocketAddr::new(ip, address.port()).to_string()),
-        None => listening.clone(),
-    }
-}
-
-/// The address from which this machine sends to the first of `peers` that there is a way to; nothing is sent.
-fn own_address(peers: &[String]) -> Option<IpAddr> {
-    let authority = |peer: &String| peer.rsplit("//").next().unwrap_or_default().to_owned();
-    peers.iter().find_map(|peer| {
-        let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-        socket.connect(authority(peer).trim_end_matches('/')).ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    })
+    Endpoint::Tcp(config.store.address_for_others(address).to_string())
 }
 
 fn print_address(config: &ExpertNodeConfig, address: &Endpoint) -> Result<(), Error> {

@@ -46,7 +46,7 @@ impl Cluster {
     ) -> Result<Self, Error> {
         let (listener, address) = bind(&config.cluster_host, config.cluster_port).await?;
         print_line(&format!("cluster port on http://{address}"))?;
-        let door = (listener, format!("http://{address}"));
+        let door = (listener, format!("http://{}", config.store.address_for_others(address)));
         if config.store.store.is_empty() {
             let store = Memory::new();
             let routes = serve(&store);

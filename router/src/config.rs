@@ -139,7 +139,7 @@ pub struct RouterConfig {
           value_name = "SECONDS", value_parser = seconds)]
     pub expert_call_timeout: Duration,
 
-    /// Seconds that a layer waits for its experts before its requests fail.
+    /// Seconds that a request waits for experts that no node can compute before it fails.
     #[arg(long, env = "GUILDHALL_EXPERT_WAIT_TIMEOUT", default_value = "30",
           value_name = "SECONDS", value_parser = seconds)]
     pub expert_wait_timeout: Duration,

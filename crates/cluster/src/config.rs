@@ -1,5 +1,6 @@
 //! Settings of the store, the same for every process that uses it.
 
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 
 use crate::keys::DEFAULT_PREFIX;
@@ -71,6 +72,24 @@ impl StoreConfig {
     }
 }
 
+impl StoreConfig {
+    /// What other processes of the cluster can reach of an address that this process listens on: in the place of "every
+    /// address of this machine", the one from which it sends to the store. Nothing is sent.
+    #[must_use]
+    pub fn address_for_others(&self, listening: SocketAddr) -> SocketAddr {
+        if !listening.ip().is_unspecified() {
+            return listening;
+        }
+        let own = self.store.iter().find_map(|store| {
+            let authority = store.rsplit("//").next().unwrap_or_default();
+            let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+            socket.connect(authority.trim_end_matches('/')).ok()?;
+            Some(socket.local_addr().ok()?.ip())
+        });
+        own.map_or(listening, |ip| SocketAddr::new(ip, listening.port()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +97,17 @@ mod tests {
     fn check(config: &StoreConfig, expected: &str) {
         let Err(error) = config.open() else { panic!("{config:?} was accepted") };
         assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn others_are_told_an_address_that_they_can_reach() {
+        let store = vec!["http://127.0.0.1:2379".into()];
+        let config = StoreConfig { store, ..StoreConfig::default() };
+        let told = |text: &str| config.address_for_others(text.parse().unwrap()).to_string();
+        assert_eq!(told("0.0.0.0:50061"), "127.0.0.1:50061");
+        assert_eq!(told("10.1.2.3:50061"), "10.1.2.3:50061");
+        let alone = StoreConfig::default().address_for_others("0.0.0.0:1".parse().unwrap());
+        assert_eq!(alone.to_string(), "0.0.0.0:1");
     }
 
     #[test]
