@@ -51,8 +51,8 @@ pub async fn run(config: ExpertNodeConfig, shutdown: CancellationToken) -> Resul
     let mut serving = tokio::spawn(serve(listener, node, lifecycle.clone()));
     let mut ended = tokio::select! {
         belonged = belong(&config, (session, record), shard, &shutdown) => belonged,
-        followed = &mut following => Err(flat(followed.map(|ended| ended.map_err(Error::from)))),
-        served = &mut serving => Err(flat(served.map(|ended| ended.map_err(Error::from)))),
+        followed = &mut following => Err(ended_early(followed.map(|ended| ended.map_err(Error::from)))),
+        served = &mut serving => Err(ended_early(served.map(|ended| ended.map_err(Error::from)))),
     };
     if !serving.is_finished() {
         if !lifecycle.drain(config.drain_timeout).await {
@@ -126,7 +126,7 @@ async fn wait_for_name(mut session: Session, key: &str, own: &NodeRecord) -> Res
 }
 
 /// Why a task ended that should not have.
-fn flat(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> Error {
+fn ended_early(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> Error {
     match ended {
         Ok(Err(error)) => error,
         Ok(Ok(())) => Error::Ended("a task ended by itself".into()),

@@ -1,5 +1,6 @@
 //! This router's place in the cluster: says who it is, stands for leader, and follows nodes and placement.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +17,12 @@ use crate::nodes::{Fit, NodeGate, Topology};
 
 /// What is known of the cluster at one moment.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Seen {
+pub(crate) struct Members {
     pub(crate) view: View,
     pub(crate) fit: Fit,
 }
 
-impl Seen {
+impl Members {
     /// Whether this router leads, as far as can be known.
     pub(crate) fn leader_is(&self, router: &str) -> bool {
         self.view.connected && self.view.leader.as_deref() == Some(router)
@@ -32,7 +33,7 @@ impl Seen {
 #[derive(Clone)]
 pub(crate) struct Membership {
     pub(crate) topology: Arc<ArcSwap<Topology>>,
-    pub(crate) members: watch::Receiver<Arc<Seen>>,
+    pub(crate) members: watch::Receiver<Arc<Members>>,
 }
 
 /// What a router is to the others.
@@ -64,8 +65,8 @@ impl Membership {
             }
         });
         let topology = Arc::new(ArcSwap::from_pointee(Topology::default()));
-        let (seen, members) = watch::channel(Arc::default());
-        tasks.spawn(follow(identity, session, Arc::clone(&topology), seen));
+        let (publish, members) = watch::channel(Arc::default());
+        tasks.spawn(follow(identity, session, Arc::clone(&topology), publish));
         Self { topology, members }
     }
 
@@ -85,21 +86,22 @@ async fn follow(
     identity: Identity,
     mut session: Session,
     topology: Arc<ArcSwap<Topology>>,
-    seen: watch::Sender<Arc<Seen>>,
+    members: watch::Sender<Arc<Members>>,
 ) {
     let mut gate = NodeGate::new(identity.handshake);
-    let mut before = Seen::default();
+    let mut before = Arc::new(Members::default());
     loop {
         let view = View::read(&session.mirror(), &identity.prefix);
-        let now = Seen { fit: gate.look(&view), view };
+        let now = Arc::new(Members { fit: gate.look(&view), view });
         let next = Topology::build(&identity.grid, &now.view, &now.fit);
-        report(&before, &now);
+        report_nodes(&before, &now);
+        report_cluster(&before, &now);
         let last = topology.load_full();
         if *last != next {
             report_topology(&last, &next);
             topology.store(Arc::new(next));
         }
-        seen.send_replace(Arc::new(Seen { view: now.view.clone(), fit: now.fit.clone() }));
+        members.send_replace(Arc::clone(&now));
         before = now;
         if !session.changed().await {
             return;
@@ -109,8 +111,8 @@ async fn follow(
     }
 }
 
-/// Logs who has come, gone, and why somebody is not used.
-fn report(before: &Seen, now: &Seen) {
+/// Logs which nodes have come, gone, and why one is not used.
+fn report_nodes(before: &Members, now: &Members) {
     for (node, reason) in &now.fit.refused {
         if before.fit.refused.get(node) != Some(reason) {
             tracing::error!(%node, reason, "expert node refused");
@@ -137,6 +139,10 @@ fn report(before: &Seen, now: &Seen) {
             }
         }
     }
+}
+
+/// Logs what else has changed.
+fn report_cluster(before: &Members, now: &Members) {
     if before.view.unreadable != now.view.unreadable {
         for error in &now.view.unreadable {
             tracing::warn!(%error, "a record in the store cannot be read");
@@ -145,8 +151,8 @@ fn report(before: &Seen, now: &Seen) {
     if before.view.leader != now.view.leader {
         tracing::info!(leader = now.view.leader, "leader");
     }
-    let sets = |seen: &Seen| -> std::collections::BTreeSet<String> {
-        let fits = seen.view.nodes.iter().filter(|(id, _)| seen.fit.nodes.contains_key(id));
+    let sets = |of: &Members| -> BTreeSet<String> {
+        let fits = of.view.nodes.iter().filter(|(id, _)| of.fit.nodes.contains_key(id));
         fits.map(|(_, node)| node.instruction_set.clone()).collect()
     };
     let instruction_sets = sets(now);

@@ -48,11 +48,6 @@ pub struct Rebalanced {
 }
 
 impl BalanceReport {
-    /// Notes what is being done.
-    pub fn set_state(&mut self, state: String) {
-        self.state = state;
-    }
-
     /// As it travels.
     #[must_use]
     pub fn to_wire(&self) -> v1::GetBalanceResponse {

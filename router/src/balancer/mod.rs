@@ -20,7 +20,7 @@ use guildhall_ids::NodeId;
 use guildhall_placement::{Placement, Reason};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::membership::Seen as Members;
+use crate::membership::Members;
 use crate::nodes::{Fit, Topology};
 use decide::{Decision, Leader, Seen};
 use load::LoadWindow;
@@ -118,7 +118,7 @@ impl Balancer {
         });
         let (placement, reasons) = match decision {
             Decision::Wait(state) => {
-                self.leading(|leading| leading.report.set_state(state));
+                self.leading(|leading| leading.report.state = state);
                 return;
             }
             Decision::Publish(placement, reasons) => (placement, reasons),
@@ -178,7 +178,7 @@ impl Balancer {
         );
         self.leading(|leading| {
             leading.report.last_change_unix_ms = unix_ms();
-            leading.report.set_state("rolling out".into());
+            leading.report.state = "rolling out".into();
             if !reasons.is_empty() {
                 let texts = reasons.iter().take(KEPT_REASONS).map(ToString::to_string);
                 leading.report.reasons = texts.collect();

@@ -7,7 +7,7 @@ use guildhall_proto::v1::cluster_node::State;
 use tonic::Status;
 
 use crate::balancer::Balancer;
-use crate::membership::Seen;
+use crate::membership::Members;
 
 /// Everything that this router knows, and what the leader says of the balance.
 pub(super) async fn describe(cluster: &Balancer) -> v1::GetClusterResponse {
@@ -35,7 +35,7 @@ pub(super) async fn describe(cluster: &Balancer) -> v1::GetClusterResponse {
     }
 }
 
-fn node(seen: &Seen, name: &NodeId) -> v1::ClusterNode {
+fn node(seen: &Members, name: &NodeId) -> v1::ClusterNode {
     let view = &seen.view;
     let record = view.nodes.get(name).cloned().unwrap_or_default();
     let resident = view.resident.get(name).cloned().unwrap_or_default();
@@ -92,6 +92,6 @@ pub(super) async fn rebalance(
     Ok(v1::RebalanceResponse { reasons: done.reasons, gain: done.gain })
 }
 
-fn leader(seen: &Seen) -> Option<&RouterRecord> {
+fn leader(seen: &Members) -> Option<&RouterRecord> {
     seen.view.routers.get(seen.view.leader.as_ref()?)
 }
