@@ -49,7 +49,7 @@ impl Mirror {
     }
 
     /// Takes over a listing. What it lacks stays for `grace`.
-    pub(crate) fn list(&mut self, listing: Listing, now: Instant, grace: Duration) {
+    pub fn list(&mut self, listing: Listing, now: Instant, grace: Duration) {
         let listed = listing.entries.into_iter().map(|entry| {
             let known =
                 Known { value: entry.value, revision: entry.revision, unconfirmed_until: None };
@@ -65,7 +65,7 @@ impl Mirror {
     }
 
     /// Takes over changes, in their order.
-    pub(crate) fn apply(&mut self, changes: Vec<Change>) {
+    pub fn apply(&mut self, changes: Vec<Change>) {
         for Change { key, value, revision } in changes {
             // A watch may begin with what the listing had already.
             if revision <= self.entries.get(&key).map_or(Revision(0), Known::confirmed_revision) {
@@ -83,7 +83,7 @@ impl Mirror {
     }
 
     /// Forgets what has been unconfirmed for too long. Says whether anything was.
-    pub(crate) fn expire(&mut self, now: Instant) -> bool {
+    pub fn expire(&mut self, now: Instant) -> bool {
         let before = self.entries.len();
         self.entries.retain(|_, known| known.unconfirmed_until.is_none_or(|until| until > now));
         self.entries.len() < before

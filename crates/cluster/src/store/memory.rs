@@ -1,7 +1,7 @@
 //! A store in this process.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
@@ -13,10 +13,10 @@ use crate::Error;
 const EXPIRY_LOOK: Duration = Duration::from_millis(100);
 
 /// A store in memory, shared by its clones.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Memory(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     /// Everything; held for no longer than one operation.
     state: Mutex<State>,
@@ -28,7 +28,11 @@ impl Memory {
     /// An empty store.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        // Later than every lease of a store that was here before: none had one in each microsecond.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let last_lease = LeaseId(i64::try_from(since.as_micros()).unwrap_or_default());
+        let state = Mutex::new(State::new(last_lease));
+        Self(Arc::new(Shared { state, revision: watch::Sender::default() }))
     }
 
     /// Does something to the state, after ending the leases whose time is over, and tells the watchers.
@@ -49,6 +53,12 @@ impl Memory {
     /// Forgets the history up to a revision, as an administrator of etcd may.
     pub fn compact(&self, up_to: Revision) {
         self.with(|state| state.compact(up_to));
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -125,5 +135,23 @@ impl Watch for MemoryWatch {
             // Looking again ends leases in time.
             let _ = tokio::time::timeout(EXPIRY_LOOK, self.revision.changed()).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lease_of_an_earlier_store_is_not_one_of_this_store() {
+        let ttl = Duration::from_secs(5);
+        let before = Memory::new().grant(ttl).await.unwrap();
+        let store = Memory::new();
+        for _ in 0..3 {
+            store.grant(ttl).await.unwrap();
+        }
+        assert_eq!(store.keep_alive(before).await, Err(Error::NoLease));
+        let put = store.put("k", b"v", Some(before), Expected::Anything).await;
+        assert_eq!(put, Err(Error::NoLease));
     }
 }

@@ -8,6 +8,7 @@ mod state;
 pub use etcd::{Etcd, EtcdOptions};
 pub use memory::Memory;
 pub use serve::serve;
+pub use state::{Rejected, State};
 
 use std::future::Future;
 use std::time::Duration;

@@ -9,9 +9,9 @@ use super::{Change, Entry, Expected, LeaseId, Revision};
 /// Changes that a watcher can still ask for. A cluster writes a few each second at most.
 const HISTORY: usize = 10_000;
 
-/// The state of a store.
-#[derive(Debug, Default)]
-pub(crate) struct State {
+/// The state of a store. What acts on it at once is [`super::Memory`]; a simulation decides about time itself.
+#[derive(Debug)]
+pub struct State {
     revision: Revision,
     entries: BTreeMap<String, Held>,
     /// Ascending by revision.
@@ -38,7 +38,7 @@ struct Lease {
 
 /// Why a change is not made.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Rejected {
+pub enum Rejected {
     /// The key is not as expected.
     Conflict,
     /// The lease has ended, or never was.
@@ -46,15 +46,35 @@ pub(crate) enum Rejected {
 }
 
 impl State {
-    pub(crate) fn revision(&self) -> Revision {
+    /// An empty store whose leases are named from here on. A store that begins anew must not use the names of an
+    /// earlier one: whoever still has such a lease would share it with a stranger, and outlive its own end.
+    #[must_use]
+    pub fn new(last_lease: LeaseId) -> Self {
+        Self {
+            revision: Revision(0),
+            entries: BTreeMap::new(),
+            history: VecDeque::new(),
+            compacted: Revision(0),
+            leases: BTreeMap::new(),
+            last_lease: last_lease.0,
+        }
+    }
+
+    /// The newest change.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
         self.revision
     }
 
-    pub(crate) fn compacted(&self) -> Revision {
+    /// Changes up to this one are forgotten.
+    #[must_use]
+    pub fn compacted(&self) -> Revision {
         self.compacted
     }
 
-    pub(crate) fn list(&self, prefix: &str) -> Vec<Entry> {
+    /// Everything whose key begins with `prefix`.
+    #[must_use]
+    pub fn list(&self, prefix: &str) -> Vec<Entry> {
         let from = (Bound::Included(prefix.to_owned()), Bound::Unbounded);
         let entries = self.entries.range(from).take_while(|(key, _)| key.starts_with(prefix));
         let entry = |(key, held): (&String, &Held)| Entry {
@@ -65,7 +85,11 @@ impl State {
         entries.map(entry).collect()
     }
 
-    pub(crate) fn put(
+    /// Writes a key, under a lease if there is one.
+    ///
+    /// # Errors
+    /// [`Rejected`]: nothing is changed then.
+    pub fn put(
         &mut self,
         key: &str,
         value: &[u8],
@@ -93,7 +117,10 @@ impl State {
     }
 
     /// Deletes a key; one that is not there is deleted already.
-    pub(crate) fn delete(&mut self, key: &str, expected: Expected) -> Result<Revision, Rejected> {
+    ///
+    /// # Errors
+    /// [`Rejected::Conflict`].
+    pub fn delete(&mut self, key: &str, expected: Expected) -> Result<Revision, Rejected> {
         self.expect(key, expected)?;
         if self.entries.contains_key(key) {
             self.revision.0 += 1;
@@ -113,7 +140,8 @@ impl State {
     }
 
     /// Changes with this prefix after a revision, or nothing if some of them are forgotten.
-    pub(crate) fn changes_after(&self, prefix: &str, after: Revision) -> Option<Vec<Change>> {
+    #[must_use]
+    pub fn changes_after(&self, prefix: &str, after: Revision) -> Option<Vec<Change>> {
         if after < self.compacted {
             return None;
         }
@@ -122,7 +150,9 @@ impl State {
         Some(later.filter(|change| change.key.starts_with(prefix)).cloned().collect())
     }
 
-    pub(crate) fn grant(&mut self, ttl: Duration, now: Instant) -> LeaseId {
+    /// A new lease, which ends `ttl` from now unless it is kept alive.
+    #[must_use]
+    pub fn grant(&mut self, ttl: Duration, now: Instant) -> LeaseId {
         self.last_lease += 1;
         let lease = LeaseId(self.last_lease);
         self.leases.insert(lease, Lease { ttl, ends: now + ttl, keys: BTreeSet::new() });
@@ -130,18 +160,20 @@ impl State {
     }
 
     /// Starts a lease's time again. False if it has ended.
-    pub(crate) fn keep_alive(&mut self, lease: LeaseId, now: Instant) -> bool {
+    pub fn keep_alive(&mut self, lease: LeaseId, now: Instant) -> bool {
         let Some(lease) = self.leases.get_mut(&lease) else { return false };
         lease.ends = now + lease.ttl;
         true
     }
 
-    pub(crate) fn ttl(&self, lease: LeaseId) -> Option<Duration> {
+    /// How long a lease lasts without a sign of life.
+    #[must_use]
+    pub fn ttl(&self, lease: LeaseId) -> Option<Duration> {
         self.leases.get(&lease).map(|lease| lease.ttl)
     }
 
     /// Ends a lease, with the keys that hang on it, all in one revision.
-    pub(crate) fn revoke(&mut self, lease: LeaseId) {
+    pub fn revoke(&mut self, lease: LeaseId) {
         let Some(lease) = self.leases.remove(&lease) else { return };
         if !lease.keys.is_empty() {
             self.revision.0 += 1;
@@ -152,7 +184,7 @@ impl State {
     }
 
     /// Ends the leases whose time is over.
-    pub(crate) fn expire(&mut self, now: Instant) {
+    pub fn expire(&mut self, now: Instant) {
         let over = self.leases.iter().filter(|(_, lease)| lease.ends <= now);
         let over: Vec<LeaseId> = over.map(|(id, _)| *id).collect();
         for lease in over {
@@ -161,7 +193,7 @@ impl State {
     }
 
     /// Forgets the history up to a revision.
-    pub(crate) fn compact(&mut self, up_to: Revision) {
+    pub fn compact(&mut self, up_to: Revision) {
         let up_to = up_to.min(self.revision);
         self.history.retain(|change| change.revision > up_to);
         self.compacted = self.compacted.max(up_to);
