@@ -103,7 +103,8 @@ impl Membership {
     fn act(&mut self, view: &View) -> Instant {
         let now = Instant::now();
         let resident = self.shard.held().ids();
-        let todo = self.reconciler.look(self.assigned(view), &resident, now);
+        let elsewhere = |id: &ExpertId| view.connected && is_elsewhere(view, &self.node, *id);
+        let todo = self.reconciler.look(self.assigned(view), &resident, elsewhere, now);
         let mut wake = now + LOOK_AGAIN;
         if let Some(again) = todo.look_again {
             wake = wake.min(again);
@@ -200,21 +201,27 @@ fn urgent(view: &View, node: &NodeId, experts: &[ExpertId]) -> Vec<ExpertId> {
 /// Whether a node that is leaving can go: everything that the placement has on it is on another node that stays, or
 /// there is nobody to wait for.
 fn is_free(view: &View, node: &NodeId) -> bool {
-    let stays = |other: &&NodeId| {
-        *other != node && view.nodes.get(*other).is_some_and(|record| !record.draining)
-    };
-    if !view.connected || view.routers.is_empty() || !view.nodes.keys().any(|id| stays(&id)) {
+    let others = || view.nodes.keys().filter(|other| *other != node);
+    if !view.connected || view.routers.is_empty() || !others().any(|other| stays(view, other)) {
         return true;
     }
     let Some(placement) = view.placement.as_ref().map(|of| &of.placement) else { return true };
-    let elsewhere = |id: &ExpertId| {
-        let mut others = placement.assignments.iter().filter(|(other, _)| stays(other));
-        others.any(|(other, held)| {
-            held.contains(id)
-                && view.resident.get(other).is_some_and(|of| of.resident.contains_key(id))
-        })
-    };
+    let elsewhere = |id: &ExpertId| is_elsewhere(view, node, *id);
     placement.assignments.get(node).is_none_or(|held| held.iter().all(elsewhere))
+}
+
+fn stays(view: &View, node: &NodeId) -> bool {
+    view.nodes.get(node).is_some_and(|record| !record.draining)
+}
+
+/// Whether another node that stays shall hold an expert, and does.
+fn is_elsewhere(view: &View, node: &NodeId, expert: ExpertId) -> bool {
+    let Some(placement) = view.placement.as_ref().map(|of| &of.placement) else { return false };
+    let holds = |other: &NodeId| {
+        view.resident.get(other).is_some_and(|of| of.resident.contains_key(&expert))
+    };
+    let mut others = placement.assignments.iter().filter(|(other, _)| *other != node);
+    others.any(|(other, held)| held.contains(&expert) && stays(view, other) && holds(other))
 }
 
 #[cfg(test)]
@@ -265,6 +272,18 @@ mod tests {
         assert!(!is_free(&cut_off, &id("a")));
         cut_off.connected = false;
         assert!(is_free(&cut_off, &id("a")));
+    }
+
+    #[test]
+    fn what_others_hold_counts_if_they_shall_hold_it_and_stay() {
+        let check = |other: (&str, &[u32], &[u32]), expected: bool| {
+            let view = view(&[("a", &[], &[1]), other]);
+            assert_eq!(is_elsewhere(&view, &id("a"), ExpertId::new(0, 1)), expected, "{other:?}");
+        };
+        check(("b", &[1], &[1]), true);
+        check(("b", &[1], &[]), false);
+        check(("b", &[], &[1]), false);
+        check(("b-", &[1], &[1]), false);
     }
 
     #[test]

@@ -31,11 +31,13 @@ pub(crate) struct Reconciler {
 }
 
 impl Reconciler {
-    /// Compares. `assigned` is nothing while no placement is known: then nothing changes.
+    /// Compares. `assigned` is nothing while no placement is known: then nothing changes. What is not `elsewhere` is
+    /// kept, for it may be the last copy: a leader that saw it on a node did not see that node die.
     pub(crate) fn look(
         &mut self,
         assigned: Option<&BTreeSet<ExpertId>>,
         resident: &BTreeSet<ExpertId>,
+        elsewhere: impl Fn(&ExpertId) -> bool,
         now: Instant,
     ) -> Todo {
         let Some(assigned) = assigned else { return Todo::default() };
@@ -48,7 +50,8 @@ impl Reconciler {
         for &id in resident.difference(assigned) {
             self.leaving.entry(id).or_insert(now);
         }
-        let over = |(_, since): &(&ExpertId, &Instant)| now >= **since + FORGET_AFTER;
+        let over =
+            |(id, since): &(&ExpertId, &Instant)| now >= **since + FORGET_AFTER && elsewhere(id);
         let forget = self.leaving.iter().filter(over).map(|(id, _)| *id).collect();
         let leaving = self.leaving.values().map(|since| *since + FORGET_AFTER);
         let retries = self.failed.values().map(|(_, at)| *at + RETRY_AFTER);
@@ -87,27 +90,40 @@ mod tests {
     #[test]
     fn what_is_assigned_is_loaded_and_what_is_not_is_forgotten_later() {
         let (mut reconciler, start) = (Reconciler::default(), Instant::now());
-        let todo = reconciler.look(Some(&experts(&[1, 2, 3])), &experts(&[2, 7]), start);
+        let todo = reconciler.look(Some(&experts(&[1, 2, 3])), &experts(&[2, 7]), |_| true, start);
         let again = Some(start + FORGET_AFTER);
         assert_eq!(todo, Todo { load: list(&[1, 3]), forget: experts(&[]), look_again: again });
         let later = start + FORGET_AFTER;
-        let todo = reconciler.look(Some(&experts(&[2])), &experts(&[2, 7]), later);
+        let todo = reconciler.look(Some(&experts(&[2])), &experts(&[2, 7]), |_| true, later);
         assert_eq!(todo, Todo { forget: experts(&[7]), ..Todo::default() });
     }
 
     #[test]
     fn an_expert_that_comes_back_in_time_stays() {
         let (mut reconciler, start) = (Reconciler::default(), Instant::now());
-        reconciler.look(Some(&experts(&[])), &experts(&[4]), start);
-        reconciler.look(Some(&experts(&[4])), &experts(&[4]), start + FORGET_AFTER / 2);
-        let todo = reconciler.look(Some(&experts(&[])), &experts(&[4]), start + FORGET_AFTER);
+        reconciler.look(Some(&experts(&[])), &experts(&[4]), |_| true, start);
+        reconciler.look(Some(&experts(&[4])), &experts(&[4]), |_| true, start + FORGET_AFTER / 2);
+        let todo =
+            reconciler.look(Some(&experts(&[])), &experts(&[4]), |_| true, start + FORGET_AFTER);
         assert!(todo.forget.is_empty());
         assert_eq!(todo.look_again, Some(start + 2 * FORGET_AFTER));
     }
 
     #[test]
+    fn what_is_nowhere_else_is_kept_until_it_is() {
+        let (mut reconciler, start) = (Reconciler::default(), Instant::now());
+        let (none, held) = (experts(&[]), experts(&[4, 5]));
+        reconciler.look(Some(&none), &held, |_| false, start);
+        let later = start + FORGET_AFTER;
+        let todo = reconciler.look(Some(&none), &held, |id| *id == ExpertId::new(0, 5), later);
+        assert_eq!(todo, Todo { forget: experts(&[5]), ..Todo::default() });
+        let todo = reconciler.look(Some(&none), &experts(&[4]), |_| true, later);
+        assert_eq!(todo, Todo { forget: experts(&[4]), ..Todo::default() });
+    }
+
+    #[test]
     fn without_a_placement_nothing_changes() {
-        let todo = Reconciler::default().look(None, &experts(&[1]), Instant::now());
+        let todo = Reconciler::default().look(None, &experts(&[1]), |_| true, Instant::now());
         assert_eq!(todo, Todo::default());
     }
 
@@ -115,11 +131,14 @@ mod tests {
     fn what_cannot_be_loaded_is_tried_again_later() {
         let (mut reconciler, start) = (Reconciler::default(), Instant::now());
         reconciler.failed(ExpertId::new(0, 1), "corrupt".into(), start);
-        let todo = reconciler.look(Some(&experts(&[1, 2])), &experts(&[]), start);
+        let todo = reconciler.look(Some(&experts(&[1, 2])), &experts(&[]), |_| true, start);
         assert_eq!((todo.load, todo.look_again), (list(&[2]), Some(start + RETRY_AFTER)));
         assert_eq!(reconciler.unloadable().len(), 1);
         let later = start + RETRY_AFTER;
-        assert_eq!(reconciler.look(Some(&experts(&[1])), &experts(&[]), later).load, list(&[1]));
+        assert_eq!(
+            reconciler.look(Some(&experts(&[1])), &experts(&[]), |_| true, later).load,
+            list(&[1])
+        );
         reconciler.loaded(ExpertId::new(0, 1));
         assert!(reconciler.unloadable().is_empty());
     }
