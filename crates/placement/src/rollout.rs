@@ -20,6 +20,8 @@ use crate::{Assignments, Placement};
 pub struct LiveNode {
     /// What it has loaded and verified.
     pub resident: BTreeSet<ExpertId>,
+    /// What it was asked to load and cannot.
+    pub unloadable: BTreeSet<ExpertId>,
     /// Experts that it can hold at a time, including those on their way in or out.
     pub room: usize,
 }
@@ -100,8 +102,16 @@ fn cut_over(next: &mut Assignments, wanted: &Assignments, live: &BTreeMap<NodeId
     let none = BTreeSet::new();
     for (node, held) in next {
         let keep = wanted.get(node).unwrap_or(&none);
+        // What is on its way may have arrived unseen and would take room that nobody knows of: first it is seen.
+        let comes = |expert: &ExpertId| {
+            live.get(node).is_some_and(|live| {
+                !live.resident.contains(expert) && !live.unloadable.contains(expert)
+            })
+        };
         // An expert that is wanted nowhere stays: that is a mistake of whoever wants, and no reason to lose it.
-        held.retain(|expert| keep.contains(expert) || ready.get(expert) != Some(&true));
+        held.retain(|expert| {
+            keep.contains(expert) || ready.get(expert) != Some(&true) || comes(expert)
+        });
     }
 }
 
@@ -113,6 +123,8 @@ fn begin_loads(
 ) {
     for (node, wanted) in wanted {
         let (Some(state), Some(held)) = (live.get(node), next.get_mut(node)) else { continue };
+        // What is still there takes no more room, and would be forgotten only once it is elsewhere.
+        held.extend(wanted.intersection(&state.resident));
         let loading = held.difference(&state.resident).count();
         // What was dropped takes room until the node has forgotten it.
         let leaving = state.resident.difference(held).count();
@@ -155,8 +167,12 @@ mod tests {
     }
 
     fn live(resident: &[&[u32]], room: usize) -> BTreeMap<NodeId, LiveNode> {
-        let of = |resident| LiveNode { resident, room };
-        assignments(resident).into_iter().map(|(node, held)| (node, of(held))).collect()
+        let held = assignments(resident).into_iter();
+        held.map(|(node, held)| (node, live_node(&held, room))).collect()
+    }
+
+    fn live_node(resident: &BTreeSet<ExpertId>, room: usize) -> LiveNode {
+        LiveNode { resident: resident.clone(), room, ..LiveNode::default() }
     }
 
     fn step(published: &[&[u32]], wanted: &[&[u32]], resident: &[&[u32]], room: usize) -> Step {
@@ -192,6 +208,29 @@ mod tests {
         let wanted: [&[u32]; 2] = [&[0, 1], &[2, 3]];
         assert_eq!(step(&before, &wanted, &before, 9), publish(&[&[0, 1, 2, 3], &[2]]));
         assert_eq!(step(&before, &wanted, &[&[0, 1], &[]], 9), publish(&[&[0, 1, 2, 3], &[2, 3]]));
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_dropped_only_once_it_is_seen() {
+        let (before, wanted): ([&[u32]; 2], [&[u32]; 2]) = ([&[0, 1], &[0, 1]], [&[0, 2], &[1]]);
+        // The first node may have loaded 1 by now, so with room for two it has none for 2.
+        let first = step(&before, &wanted, &[&[0], &[0, 1]], 2);
+        assert_eq!(first, publish(&[&[0, 1], &[1]]));
+        let Step::Publish(placement) = first else { panic!("{first:?}") };
+        let mut nodes = live(&[&[0], &[1]], 2);
+        let waits = next_step(&placement, &assignments(&wanted), &nodes, 1);
+        assert_eq!(waits, Step::Wait { loading: 1 });
+        // One that cannot be loaded does not come.
+        nodes.get_mut(&node(0)).unwrap().unloadable.insert(ExpertId::new(0, 1));
+        let next = next_step(&placement, &assignments(&wanted), &nodes, 1);
+        let Step::Publish(next) = next else { panic!("{next:?}") };
+        assert_eq!(next.assignments, assignments(&[&[0, 2], &[1]]));
+    }
+
+    #[test]
+    fn what_a_full_node_still_has_is_placed_there_again() {
+        let (before, wanted): ([&[u32]; 1], [&[u32]; 1]) = ([&[0, 1]], [&[0, 1, 3]]);
+        assert_eq!(step(&before, &wanted, &[&[0, 1, 2, 3]], 4), publish(&[&[0, 1, 3]]));
     }
 
     #[test]
@@ -239,7 +278,7 @@ mod tests {
             // One more than it has and than it shall have.
             let room = |id: &NodeId| before[id].len().max(wanted[id].len()) + 1;
             let mut live: BTreeMap<NodeId, LiveNode> = before.iter()
-                .map(|(id, held)| (id.clone(), LiveNode { resident: held.clone(), room: room(id) })).collect();
+                .map(|(id, held)| (id.clone(), live_node(held, room(id)))).collect();
             let mut published = Placement { epoch: Epoch(1), assignments: before.clone() };
             let mut order = order.iter().cycle();
             for _ in 0..2000 {

@@ -288,10 +288,13 @@ impl Leader {
     fn live(&self, seen: Seen<'_>) -> BTreeMap<NodeId, LiveNode> {
         let live = |id: &NodeId| {
             let node = seen.view.nodes.get(id)?;
-            let held = seen.view.resident.get(id).map(|of| of.resident.keys().copied().collect());
+            // One that has not said yet what it holds may be full.
+            let held = seen.view.resident.get(id)?;
             let room = node.capacity_bytes / self.policy.expert_bytes.max(1);
             let room = usize::try_from(room).unwrap_or(usize::MAX);
-            Some((id.clone(), LiveNode { resident: held.unwrap_or_default(), room }))
+            let resident = held.resident.keys().copied().collect();
+            let unloadable = held.unloadable.keys().copied().collect();
+            Some((id.clone(), LiveNode { resident, unloadable, room }))
         };
         seen.fit.nodes.keys().filter_map(live).collect()
     }

@@ -233,6 +233,22 @@ fn a_node_with_broken_weights_is_not_trusted_with_more() {
 }
 
 #[test]
+fn a_node_that_has_not_said_what_it_holds_is_asked_for_nothing() {
+    let mut model = Model::with_nodes(&["a", "b"]);
+    model.join("c", 10_000);
+    let said = model.view.resident.remove(&id("c")).unwrap();
+    model.settle();
+    let assigned = |model: &Model| {
+        let placement = &model.view.placement.as_ref().unwrap().placement;
+        placement.assignments.get(&id("c")).map_or(0, BTreeSet::len)
+    };
+    assert_eq!(assigned(&model), 0);
+    model.view.resident.insert(id("c"), said);
+    assert_eq!(model.settle(), "steady");
+    assert!(assigned(&model) > 0);
+}
+
+#[test]
 fn experts_that_do_not_fit_are_said() {
     let mut model = Model::new(policy());
     // Room for four experts each, one of which is for exchanging.
