@@ -106,16 +106,17 @@ fn describe(cluster: &v1::GetClusterResponse) -> String {
         if cluster.leader.is_empty() { "none" } else { &cluster.leader },
         if cluster.connected { "" } else { "; THE STORE IS AWAY: this is the last that was known" },
     );
-    text += "node               state     experts          memory            zone        address\n";
+    text += &format!(
+        "{:<18} {:<9} {:>16} {:>24}  {:<10} {}\n",
+        "node", "state", "experts", "memory", "zone", "address"
+    );
     for node in &cluster.nodes {
+        let experts = format!("{} of {}", node.resident_experts, node.assigned_experts);
+        let memory = format!("{} of {}", mib(node.resident_bytes), mib(node.capacity_bytes));
         text += &format!(
-            "{:<18} {:<9} {:>6} of {:<6} {:>7} of {:<9} {:<11} {}\n",
+            "{:<18} {:<9} {experts:>16} {memory:>24}  {:<10} {}\n",
             node.node_id,
             state(node.state()),
-            node.resident_experts,
-            node.assigned_experts,
-            mib(node.resident_bytes),
-            mib(node.capacity_bytes),
             node.zone,
             node.address,
         );
