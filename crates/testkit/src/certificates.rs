@@ -24,8 +24,7 @@ pub struct Certificates {
 
 impl Certificates {
     /// Makes both.
-    #[allow(clippy::new_without_default, reason = "each is another one")]
-    pub fn new() -> Self {
+    pub fn generate() -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "an authority of a test");

@@ -30,7 +30,7 @@ impl EtcdProcess {
 
     /// One that talks only to who shows a certificate of the same authority as its own.
     pub fn start_with_certificates() -> Self {
-        Self::start_with(Some(Certificates::new()))
+        Self::start_with(Some(Certificates::generate()))
     }
 
     /// One that wants a name and a password.

@@ -47,7 +47,7 @@ async fn who_has_no_certificate_is_told_so() {
 #[tokio::test]
 async fn who_has_a_certificate_of_somebody_else_is_told_so() {
     let etcd = EtcdProcess::start_with_certificates();
-    let others = Certificates::new().identity;
+    let others = Certificates::generate().identity;
     let identity = Some((others.certificate.into(), others.key.into()));
     check_refused(EtcdOptions { identity, ..etcd.options() }, "ertificate").await;
 }
@@ -55,7 +55,7 @@ async fn who_has_a_certificate_of_somebody_else_is_told_so() {
 #[tokio::test]
 async fn an_etcd_of_somebody_else_is_not_trusted() {
     let etcd = EtcdProcess::start_with_certificates();
-    let ca_certificate = Some(Certificates::new().authority.into());
+    let ca_certificate = Some(Certificates::generate().authority.into());
     check_refused(EtcdOptions { ca_certificate, ..etcd.options() }, "ertificate").await;
 }
 
