@@ -102,7 +102,10 @@ async fn a_store_that_lost_everything_is_filled_again() {
     // Under no lease, so nobody publishes it again.
     let store = Etcd::new(etcd.options());
     store.put(&format!("{PREFIX}orphan"), b"1", None, Expected::Anything).await.unwrap();
-    a.wait("three there", WHOLE, |mirror| names(mirror) == ["a", "b", "orphan"]).await;
+    for running in [&mut a, &mut b] {
+        let three = |mirror: &Mirror| names(mirror) == ["a", "b", "orphan"];
+        running.wait("three there", WHOLE, three).await;
+    }
     etcd.kill();
     etcd.wipe();
     etcd.restart();
