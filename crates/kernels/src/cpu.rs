@@ -10,6 +10,8 @@ use crate::device::InstructionSet;
 use crate::dtype::Dtype;
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -30,13 +32,23 @@ pub(crate) const TILE_PANELS: usize = 8;
 
 /// One step along K for the sixteen outputs of a panel.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Line(pub(crate) [u32; LANES]);
+
+// SAFETY: it is sixteen words without a gap, of which any pattern is a value.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for Line {}
 
 /// The accumulators of one row and one panel.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes(pub(crate) [f32; LANES]);
+
+// SAFETY: it is sixteen floats without a gap, of which any pattern is a value.
+unsafe impl bytemuck::Zeroable for Lanes {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for Lanes {}
 
 /// The accumulators of one row of a tile: `[panel]`.
 pub(crate) type SumsOfRow = [Lanes; TILE_PANELS];
@@ -44,8 +56,20 @@ pub(crate) type SumsOfRow = [Lanes; TILE_PANELS];
 /// The accumulators of a tile: `[row][panel]`.
 pub(crate) type Tile = [SumsOfRow; TILE_ROWS];
 
+/// The accumulators of a row before the first step.
+pub(crate) const ZERO_SUMS: SumsOfRow = [Lanes([0.0; LANES]); TILE_PANELS];
+
 /// The accumulators of a tile before the first step.
-pub(crate) const ZERO_TILE: Tile = [[Lanes([0.0; LANES]); TILE_PANELS]; TILE_ROWS];
+pub(crate) const ZERO_TILE: Tile = [ZERO_SUMS; TILE_ROWS];
+
+/// How rows are shared out among tiles: as evenly as can be, since that costs less than full ones and a small rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// Tiles.
+    pub(crate) count: usize,
+    /// Rows of each of them; the last one may have fewer.
+    pub(crate) rows: usize,
+}
 
 /// How one step along K is computed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,7 +94,9 @@ impl Kernel {
     pub(crate) fn of_weights(set: InstructionSet, dtype: Dtype) -> Self {
         let arithmetic = match (dtype, set) {
             (Dtype::F32, _) => Arithmetic::F32,
-            (Dtype::Bf16, InstructionSet::Avx512Bf16) => Arithmetic::Bf16Pairs,
+            (Dtype::Bf16, InstructionSet::Avx512Bf16 | InstructionSet::Amx) => {
+                Arithmetic::Bf16Pairs
+            }
             (Dtype::Bf16, _) => Arithmetic::WidenedBf16,
         };
         Self { set, arithmetic }
@@ -85,12 +111,24 @@ impl Kernel {
         Self { set, arithmetic }
     }
 
+    /// Whether tiles are computed in registers for tiles.
+    fn has_tile_registers(self) -> bool {
+        self.set == InstructionSet::Amx && self.arithmetic == Arithmetic::Bf16Pairs
+    }
+
     /// The most rows of a tile of this kernel.
     pub(crate) fn max_rows(self) -> usize {
         match self.set {
+            _ if self.has_tile_registers() => 16,
             InstructionSet::Avx2 => 6,
             _ => TILE_ROWS,
         }
+    }
+
+    /// Shares out `rows` among tiles.
+    pub(crate) fn cut(self, rows: usize) -> Cut {
+        let count = rows.div_ceil(self.max_rows()).max(1);
+        Cut { count, rows: rows.div_ceil(count).max(1) }
     }
 
     /// The number of words of x that one step along K reads.
@@ -106,7 +144,7 @@ impl Kernel {
     /// Takes as many steps along K as all operands have, and as many rows and panels as have
     /// their place in `sums`.
     pub(crate) fn accumulate(self, rows: &[&[u32]], panels: &[&[Line]], sums: &mut [SumsOfRow]) {
-        let rows = &rows[..rows.len().min(sums.len()).min(self.max_rows())];
+        let rows = &rows[..rows.len().min(sums.len()).min(self.max_rows()).min(TILE_ROWS)];
         let panels = &panels[..panels.len().min(TILE_PANELS)];
         let steps_of_rows = rows.iter().map(|row| row.len() / self.words_per_step());
         let steps = steps_of_rows.chain(panels.iter().map(|panel| panel.len())).min();
@@ -126,11 +164,14 @@ impl Kernel {
                 // SAFETY: a device refuses an instruction set that the processor has not.
                 unsafe { avx2::accumulate(arithmetic, operands, sums) };
             }
-            (InstructionSet::Avx512Bf16, Arithmetic::Bf16Pairs) => {
+            (InstructionSet::Avx512Bf16 | InstructionSet::Amx, Arithmetic::Bf16Pairs) => {
                 // SAFETY: as above.
                 unsafe { avx512::accumulate_pairs(operands, sums) };
             }
-            (InstructionSet::Avx512 | InstructionSet::Avx512Bf16, arithmetic) => {
+            (
+                InstructionSet::Avx512 | InstructionSet::Avx512Bf16 | InstructionSet::Amx,
+                arithmetic,
+            ) => {
                 // SAFETY: as above.
                 unsafe { avx512::accumulate(arithmetic, operands, sums) };
             }
@@ -143,7 +184,7 @@ impl Kernel {
     }
 
     /// Replaces `gate` by silu(gate) * up, element by element, with the same result on every
-    /// instruction set.
+    /// instruction set. The more elements at a time, the faster each.
     pub(crate) fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
         match self.set {
             // SAFETY: a device refuses an instruction set that the processor has not.
@@ -151,10 +192,34 @@ impl Kernel {
             InstructionSet::Avx2 => unsafe { avx2::silu_mul(gate, up) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512 | InstructionSet::Avx512Bf16 => unsafe {
+            InstructionSet::Avx512 | InstructionSet::Avx512Bf16 | InstructionSet::Amx => unsafe {
                 avx512::silu_mul(gate, up);
             },
             _ => portable::silu_mul(gate, up),
+        }
+    }
+
+    /// Writes `values` rounded to bf16, held as f32, to `rounded`.
+    pub(crate) fn round(self, values: &[f32], rounded: &mut [f32]) {
+        match self.set {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512 | InstructionSet::Avx512Bf16 | InstructionSet::Amx => {
+                // SAFETY: a device refuses an instruction set that the processor has not.
+                unsafe { avx512::round(values, rounded) };
+            }
+            _ => portable::round(values, rounded),
+        }
+    }
+
+    /// Writes `values` rounded to bf16 to `words`, two to a word, the first one low; the last one may be alone.
+    pub(crate) fn pair(self, values: &[f32], words: &mut [u32]) {
+        match self.set {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512Bf16 | InstructionSet::Amx => {
+                // SAFETY: as above; a processor with these has AVX-512BW too.
+                unsafe { avx512::pair(values, words) };
+            }
+            _ => portable::pair(values, words),
         }
     }
 
@@ -166,7 +231,7 @@ impl Kernel {
             InstructionSet::Avx2 => unsafe { avx2::soften(scores) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512 | InstructionSet::Avx512Bf16 => unsafe {
+            InstructionSet::Avx512 | InstructionSet::Avx512Bf16 | InstructionSet::Amx => unsafe {
                 avx512::soften(scores)
             },
             _ => portable::soften(scores),

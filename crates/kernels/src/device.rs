@@ -70,7 +70,9 @@ impl Device {
     /// [`Error::Shape`] when `cols` does not divide the length.
     pub fn upload(&self, data: &[f32], cols: usize) -> Result<Tensor, Error> {
         let rows = rows_of("upload", data.len(), cols)?;
-        Tensor::new("upload", data.to_vec(), rows, cols)
+        let mut tensor = Tensor::stale(rows, cols);
+        tensor.data_mut().copy_from_slice(data);
+        Ok(tensor)
     }
 
     /// Copies little-endian bf16 `bytes`, row-major `[bytes.len() / 2 / cols, cols]`, to the
@@ -83,7 +85,11 @@ impl Device {
         check_size("upload_bf16", "bytes beyond the last element", 0, rest.len())?;
         let rows = rows_of("upload_bf16", pairs.len(), cols)?;
         let widen = |pair: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*pair)) << 16);
-        Tensor::new("upload_bf16", pairs.iter().map(widen).collect(), rows, cols)
+        let mut tensor = Tensor::stale(rows, cols);
+        for (value, pair) in tensor.data_mut().iter_mut().zip(pairs) {
+            *value = widen(pair);
+        }
+        Ok(tensor)
     }
 
     /// Returns the elements of `x`, row-major, on the host.

@@ -78,12 +78,13 @@ impl Device {
     /// # Errors
     /// [`Error::OutOfRange`] for a row that x has not.
     pub fn gather_rows(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor, Error> {
-        let mut data = Vec::with_capacity(rows.len() * x.cols());
-        for &row in rows {
+        let cols = x.cols();
+        let mut out = Tensor::stale(rows.len(), cols);
+        for (at, &row) in rows.iter().enumerate() {
             check_index("gather_rows", "row", row as usize, x.rows())?;
-            data.extend_from_slice(x.row(row as usize));
+            out.data_mut()[at * cols..][..cols].copy_from_slice(x.row(row as usize));
         }
-        Tensor::new("gather_rows", data, rows.len(), x.cols())
+        Ok(out)
     }
 
     /// Returns silu(gate) * up of each element, all `[rows, cols]`.

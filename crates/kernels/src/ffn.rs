@@ -1,10 +1,11 @@
 //! Gated feed-forward networks: dense layers, shared experts and routed experts.
 
 use crate::cpu::parallel::SharedSlice;
-use crate::cpu::product::{self, Finished, Product, RowChoice, columns};
-use crate::cpu::{Kernel, Lanes};
+use crate::cpu::product::{self, Finished, Product, columns};
+use crate::cpu::rows::FedRows;
+use crate::cpu::{Kernel, LANES, SumsOfRow, TILE_PANELS};
 use crate::device::Device;
-use crate::dtype::{Dtype, round_to_bf16};
+use crate::dtype::Dtype;
 use crate::error::{Error, check_index, check_size};
 use crate::tensor::Tensor;
 use crate::weights::{self, Packed};
@@ -53,9 +54,8 @@ pub struct ExpertRows<'a> {
 #[derive(Clone, Copy)]
 struct Group<'a> {
     weights: &'a ExpertWeights,
-    rows: RowChoice<'a>,
-    /// The row of the result at which this group begins.
-    first: usize,
+    /// Its first row among those of all groups, and how many there are.
+    rows: (usize, usize),
 }
 
 impl Device {
@@ -98,16 +98,16 @@ impl Device {
     /// than the first one; [`Error::OutOfRange`] for a row that x has not.
     pub fn expert_ffn(&self, x: &Tensor, groups: &[ExpertRows<'_>]) -> Result<Tensor, Error> {
         let mut checked = Vec::with_capacity(groups.len());
-        let mut first = 0;
+        let mut rows = Vec::new();
         for group in groups {
             for &row in group.rows {
                 check_index("expert_ffn", "row", row as usize, x.rows())?;
             }
-            let rows = RowChoice::Listed(group.rows);
-            checked.push(Group { weights: group.weights, rows, first });
-            first += group.rows.len();
+            let place = (rows.len(), group.rows.len());
+            checked.push(Group { weights: group.weights, rows: place });
+            rows.extend_from_slice(group.rows);
         }
-        self.feed_forward(x, &checked)
+        self.feed_forward(x, Some(&rows), &checked)
     }
 
     /// Computes down(silu(gate x) * (up x)) of all rows of `x` `[rows, hidden]`:
@@ -116,11 +116,16 @@ impl Device {
     /// # Errors
     /// [`Error::Shape`] when the weights have another hidden size than x.
     pub fn ffn(&self, x: &Tensor, weights: &ExpertWeights) -> Result<Tensor, Error> {
-        let rows = RowChoice::Run(0, x.rows());
-        self.feed_forward(x, &[Group { weights, rows, first: 0 }])
+        self.feed_forward(x, None, &[Group { weights, rows: (0, x.rows()) }])
     }
 
-    fn feed_forward(&self, x: &Tensor, groups: &[Group<'_>]) -> Result<Tensor, Error> {
+    /// Computes the groups, whose rows are all rows of `x`, or those listed.
+    fn feed_forward(
+        &self,
+        x: &Tensor,
+        listed: Option<&[u32]>,
+        groups: &[Group<'_>],
+    ) -> Result<Tensor, Error> {
         let Some(one) = groups.first() else {
             return Ok(Tensor::zeros(0, x.cols()));
         };
@@ -138,70 +143,67 @@ impl Device {
             }
         }
         let kernel = Kernel::of_weights(self.instruction_set(), dtype);
-        let inner = self.gate_and_up(kernel, x, groups);
+        let x = kernel.feed(x, listed, self.workers());
+        let inner = self.gate_and_up(kernel, &x, groups);
         Ok(self.down(kernel, &inner, groups))
     }
 
-    /// Returns silu(gate x) * (up x): `[sum of group rows, width]`.
-    fn gate_and_up(&self, kernel: Kernel, x: &Tensor, groups: &[Group<'_>]) -> Tensor {
-        let rows = groups.iter().map(|group| group.rows.len()).sum();
+    /// Returns silu(gate x) * (up x): `[sum of group rows, width]`, as the down projection reads it.
+    fn gate_and_up(
+        &self,
+        kernel: Kernel,
+        x: &FedRows<'_>,
+        groups: &[Group<'_>],
+    ) -> FedRows<'static> {
+        let rows = groups.iter().map(|group| group.rows.1).sum();
         let width = groups[0].weights.width();
-        let mut inner = Tensor::zeros(rows, width);
-        let shared = SharedSlice::new(inner.data_mut());
-        let x = kernel.feed(x, self.workers());
         let products: Vec<_> = groups
             .iter()
-            .map(|group| Product {
-                kernel,
-                x: &x,
-                rows: group.rows,
-                weights: &group.weights.gate_up,
-            })
+            .map(|group| Product { kernel, x, rows: group.rows, weights: &group.weights.gate_up })
             .collect();
-        product::run(&products, self.workers(), |done: Finished<'_>| {
-            let first = groups[done.product].first;
-            for (row, sums) in done.rows.zip(done.tile) {
-                let pairs = sums.as_chunks::<2>().0;
-                for (panel, [gate, up]) in done.panels.clone().step_by(2).zip(pairs) {
-                    let columns = columns(panel / 2, width);
-                    let start = (first + row) * width + columns.start;
+        kernel.feed_in_parts(rows, width, |feeding| {
+            product::run(&products, self.workers(), |done: Finished<'_>| {
+                let first = groups[done.product].rows.0;
+                let columns = columns(&(done.panels.start / 2..done.panels.end / 2), width);
+                for (row, sums) in done.rows.zip(done.sums) {
+                    let (mut gate, up) = apart(sums);
+                    let gate = &mut gate.as_flattened_mut()[..columns.len()];
+                    kernel.silu_mul(gate, up.as_flattened());
                     // SAFETY: tiles are emitted once and do not overlap.
-                    let out = unsafe { shared.part(start, columns.len()) };
-                    let mut gate = *gate;
-                    kernel.silu_mul(&mut gate.0, &up.0);
-                    out.copy_from_slice(&gate.0[..columns.len()]);
+                    unsafe { feeding.feed(first + row, columns.start, gate) };
                 }
-            }
-        });
-        inner
+            });
+        })
     }
 
     /// Returns the down projection of `inner` `[sum of group rows, width]`, rounded if the
     /// weights are bf16.
-    fn down(&self, kernel: Kernel, inner: &Tensor, groups: &[Group<'_>]) -> Tensor {
+    fn down(&self, kernel: Kernel, inner: &FedRows<'_>, groups: &[Group<'_>]) -> Tensor {
+        let rows = groups.iter().map(|group| group.rows.1).sum();
         let hidden = groups[0].weights.hidden();
         let rounded = groups[0].weights.dtype() == Dtype::Bf16;
-        let mut out = Tensor::zeros(inner.rows(), hidden);
+        let mut out = Tensor::stale(rows, hidden);
         let shared = SharedSlice::new(out.data_mut());
-        let inner = kernel.feed(inner, self.workers());
         let products: Vec<_> = groups
             .iter()
             .map(|group| Product {
                 kernel,
-                x: &inner,
-                rows: RowChoice::Run(group.first, group.rows.len()),
+                x: inner,
+                rows: group.rows,
                 weights: &group.weights.down,
             })
             .collect();
         product::run(&products, self.workers(), |done: Finished<'_>| {
-            let first = groups[done.product].first;
-            for (row, sums) in done.rows.zip(done.tile) {
-                for (panel, sums) in done.panels.clone().zip(sums) {
-                    let columns = columns(panel, hidden);
-                    let start = (first + row) * hidden + columns.start;
-                    // SAFETY: tiles are emitted once and do not overlap.
-                    let out = unsafe { shared.part(start, columns.len()) };
-                    finish(sums, rounded, out);
+            let first = groups[done.product].rows.0;
+            let columns = columns(&done.panels, hidden);
+            for (row, sums) in done.rows.zip(done.sums) {
+                let start = (first + row) * hidden + columns.start;
+                // SAFETY: tiles are emitted once and do not overlap.
+                let out = unsafe { shared.part(start, columns.len()) };
+                let sums = &bytemuck::cast_slice(sums)[..columns.len()];
+                match rounded {
+                    true => kernel.round(sums, out),
+                    false => out.copy_from_slice(sums),
                 }
             }
         });
@@ -209,12 +211,8 @@ impl Device {
     }
 }
 
-/// Writes the sums of one row and panel to `out`.
-fn finish(sums: &Lanes, rounded: bool, out: &mut [f32]) {
-    if !rounded {
-        return out.copy_from_slice(&sums.0[..out.len()]);
-    }
-    for (out, &sum) in out.iter_mut().zip(&sums.0) {
-        *out = round_to_bf16(sum);
-    }
+/// Takes panels that alternate apart.
+fn apart(sums: &SumsOfRow) -> ([[f32; LANES]; TILE_PANELS / 2], [[f32; LANES]; TILE_PANELS / 2]) {
+    let pairs = sums.as_chunks::<2>().0;
+    (std::array::from_fn(|pair| pairs[pair][0].0), std::array::from_fn(|pair| pairs[pair][1].0))
 }

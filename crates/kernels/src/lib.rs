@@ -20,6 +20,7 @@ pub use weights::{Embedding, Linear, Vector};
 mod device;
 mod memory;
 mod dtype;
+mod buffer;
 mod tensor;
 mod weights;
 mod elementwise;

@@ -2,7 +2,7 @@
 
 use crate::cpu::Kernel;
 use crate::cpu::parallel::SharedSlice;
-use crate::cpu::product::{self, Finished, Product, RowChoice, columns};
+use crate::cpu::product::{self, Finished, Product, columns};
 use crate::device::Device;
 use crate::error::{Error, check_index, check_size};
 use crate::tensor::Tensor;
@@ -15,7 +15,7 @@ impl Device {
     /// [`Error::OutOfRange`] for an id that is not in the table.
     pub fn embed(&self, table: &Embedding, ids: &[u32]) -> Result<Tensor, Error> {
         let hidden = table.hidden();
-        let mut out = Tensor::zeros(ids.len(), hidden);
+        let mut out = Tensor::stale(ids.len(), hidden);
         for (row, &id) in ids.iter().enumerate() {
             let id = id as usize;
             check_index("embed", "token id", id, table.vocab())?;
@@ -42,20 +42,18 @@ impl Device {
     pub fn linear(&self, x: &Tensor, weights: &Linear) -> Result<Tensor, Error> {
         let (m, n) = (x.rows(), weights.n());
         check_size("linear", "columns of x", weights.k(), x.cols())?;
-        let mut out = Tensor::zeros(m, n);
+        let mut out = Tensor::stale(m, n);
         let shared = SharedSlice::new(out.data_mut());
         let kernel = Kernel::of_weights(self.instruction_set(), weights.dtype());
-        let x = kernel.feed(x, self.workers());
-        let rows = RowChoice::Run(0, m);
-        let product = Product { kernel, x: &x, rows, weights: &weights.packed };
+        let x = kernel.feed(x, None, self.workers());
+        let product = Product { kernel, x: &x, rows: (0, m), weights: &weights.packed };
         product::run(&[product], self.workers(), |done: Finished<'_>| {
-            for (row, sums) in done.rows.zip(done.tile) {
-                for (panel, sums) in done.panels.clone().zip(sums) {
-                    let columns = columns(panel, n);
-                    // SAFETY: tiles are emitted once and do not overlap.
-                    let out = unsafe { shared.part(row * n + columns.start, columns.len()) };
-                    add_bias(&sums.0, weights.bias.as_ref().map(|bias| &bias[columns]), out);
-                }
+            let columns = columns(&done.panels, n);
+            let bias = weights.bias.as_ref().map(|bias| &bias[columns.clone()]);
+            for (row, sums) in done.rows.zip(done.sums) {
+                // SAFETY: tiles are emitted once and do not overlap.
+                let out = unsafe { shared.part(row * n + columns.start, columns.len()) };
+                add_bias(bytemuck::cast_slice(sums), bias, out);
             }
         });
         Ok(out)

@@ -1,30 +1,24 @@
 //! Activations.
 
-use crate::error::{Error, check_size};
+use crate::buffer::Buffer;
 
 /// A matrix of f32 activations, row-major `[rows, cols]`, on the device.
 #[derive(Clone, Debug)]
 pub struct Tensor {
-    data: Vec<f32>,
+    data: Buffer,
     rows: usize,
     cols: usize,
 }
 
 impl Tensor {
-    /// Takes `data`, row-major `[rows, cols]`, on behalf of `operation`.
-    pub(crate) fn new(
-        operation: &'static str,
-        data: Vec<f32>,
-        rows: usize,
-        cols: usize,
-    ) -> Result<Self, Error> {
-        check_size(operation, "elements", rows * cols, data.len())?;
-        Ok(Self { data, rows, cols })
-    }
-
     /// Returns a tensor of zeros `[rows, cols]`.
     pub(crate) fn zeros(rows: usize, cols: usize) -> Self {
-        Self { data: vec![0.0; rows * cols], rows, cols }
+        Self { data: Buffer::zeroed(rows * cols), rows, cols }
+    }
+
+    /// Returns a tensor `[rows, cols]` with any values, for an operation that writes all of them.
+    pub(crate) fn stale(rows: usize, cols: usize) -> Self {
+        Self { data: Buffer::stale(rows * cols), rows, cols }
     }
 
     /// Returns the number of rows.
@@ -38,14 +32,14 @@ impl Tensor {
     }
 
     pub(crate) fn data(&self) -> &[f32] {
-        &self.data
+        self.data.floats()
     }
 
     pub(crate) fn data_mut(&mut self) -> &mut [f32] {
-        &mut self.data
+        self.data.floats_mut()
     }
 
     pub(crate) fn row(&self, row: usize) -> &[f32] {
-        &self.data[row * self.cols..][..self.cols]
+        &self.data()[row * self.cols..][..self.cols]
     }
 }

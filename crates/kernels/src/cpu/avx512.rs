@@ -202,3 +202,15 @@ pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
 pub(super) fn soften(scores: &mut [[f32; LANES]]) -> f32 {
     portable::soften(scores)
 }
+
+/// Writes `values` rounded to bf16, held as f32, to `rounded`.
+#[target_feature(enable = "avx512f")]
+pub(super) fn round(values: &[f32], rounded: &mut [f32]) {
+    portable::round(values, rounded);
+}
+
+/// Writes `values` rounded to bf16 to `words`, two to a word.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn pair(values: &[f32], words: &mut [u32]) {
+    portable::pair(values, words);
+}

@@ -1,7 +1,7 @@
 //! The reference: tiles in plain Rust for any processor.
 
 use super::{Arithmetic, LANES, Lanes, Line, Operands, SumsOfRow};
-use crate::dtype::round_to_bf16;
+use crate::dtype::{bf16_bits, round_to_bf16};
 
 /// Adds the products of `operands` to `sums`.
 pub(super) fn accumulate(arithmetic: Arithmetic, operands: &Operands<'_>, sums: &mut [SumsOfRow]) {
@@ -85,10 +85,22 @@ pub(super) fn soften(scores: &mut [[f32; LANES]]) -> f32 {
     super::sum_of_lanes(sums)
 }
 
-/// Writes `x` rounded to bf16, held as f32, to `words`.
+/// Writes `values` rounded to bf16, held as f32, to `rounded`.
 #[inline(always)]
-pub(super) fn round_row(x: &[f32], words: &mut [u32]) {
-    for (word, &x) in words.iter_mut().zip(x) {
-        *word = round_to_bf16(x).to_bits();
+pub(super) fn round(values: &[f32], rounded: &mut [f32]) {
+    for (rounded, &value) in rounded.iter_mut().zip(values) {
+        *rounded = round_to_bf16(value);
+    }
+}
+
+/// Writes `values` rounded to bf16 to `words`, two to a word, the first one low; the last one may be alone.
+#[inline(always)]
+pub(super) fn pair(values: &[f32], words: &mut [u32]) {
+    let (pairs, rest) = values.as_chunks::<2>();
+    for (word, pair) in words.iter_mut().zip(pairs) {
+        *word = bf16_bits(pair[0]) | (bf16_bits(pair[1]) << 16);
+    }
+    if let [last] = rest {
+        words[pairs.len()] = bf16_bits(*last);
     }
 }

@@ -1,10 +1,13 @@
 //! Products of many rows with packed weights: what is computed when, and by which thread.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::Tiles;
 use super::parallel::Workers;
 use super::rows::FedRows;
-use super::{Kernel, LANES, Line, TILE_PANELS, TILE_ROWS, Tile, ZERO_TILE};
+use super::{Cut, Kernel, LANES, Line, SumsOfRow, TILE_PANELS, TILE_ROWS, ZERO_SUMS};
 use crate::weights::Packed;
 
 /// Rows that stay in the second-level cache while the panels of an item go by.
@@ -12,55 +15,37 @@ const BLOCK_ROWS: usize = 128;
 /// Steps along K that all tiles of an item take before any takes the next: so many lines of
 /// four panels leave room for rows in the first-level cache.
 const STEPS_AT_ONCE: usize = 128;
+/// The same for tile registers: two panels at a time, and sums that are brought from further away.
+const STEPS_IN_REGISTERS: usize = 256;
 /// Steps along K, times rows and panels, that take a thread some ten microseconds: less is not
 /// worth waking another one for.
 const ENOUGH_STEPS: usize = 1 << 13;
 
-/// Rows of x, all or some of them, times one packed weight.
+thread_local! {
+    /// The sums of an item, kept so that they need not be allocated again.
+    static SUMS: RefCell<Vec<SumsOfRow>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Rows of x that follow one another, times one packed weight.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'a> {
     pub(crate) kernel: Kernel,
     pub(crate) x: &'a FedRows<'a>,
-    /// Which rows of x, in this order.
-    pub(crate) rows: RowChoice<'a>,
+    /// The first row of x, and how many there are.
+    pub(crate) rows: (usize, usize),
     pub(crate) weights: &'a Packed,
-}
-
-/// The rows of x that a product reads.
-#[derive(Clone, Copy)]
-pub(crate) enum RowChoice<'a> {
-    /// So many rows from the given one on.
-    Run(usize, usize),
-    /// The listed ones.
-    Listed(&'a [u32]),
-}
-
-impl RowChoice<'_> {
-    pub(crate) fn len(self) -> usize {
-        match self {
-            Self::Run(_, count) => count,
-            Self::Listed(rows) => rows.len(),
-        }
-    }
-
-    fn source(self, row: usize) -> usize {
-        match self {
-            Self::Run(first, _) => first + row,
-            Self::Listed(rows) => rows[row] as usize,
-        }
-    }
 }
 
 /// The finished sums of some rows and panels of a product.
 pub(crate) struct Finished<'a> {
     /// The number of the product.
     pub(crate) product: usize,
-    /// Rows of the product, at most [`TILE_ROWS`].
+    /// Rows of the product.
     pub(crate) rows: Range<usize>,
     /// Panels of the weight, at most [`TILE_PANELS`]; they begin with an even one.
     pub(crate) panels: Range<usize>,
     /// The sums, `[row][panel]`, both counted from the beginning of the ranges.
-    pub(crate) tile: &'a Tile,
+    pub(crate) sums: &'a [SumsOfRow],
 }
 
 /// A piece of work for one thread.
@@ -116,7 +101,7 @@ fn plan(sizes: &[Size], threads: usize) -> Vec<Item> {
 impl Product<'_> {
     fn size(&self) -> Size {
         Size {
-            rows: self.rows.len(),
+            rows: self.rows.1,
             panels: self.weights.panels(),
             steps: self.kernel.steps(self.weights.k()),
         }
@@ -125,54 +110,85 @@ impl Product<'_> {
     /// Computes the tiles of `item`: a group of panels comes from memory once and stays in the
     /// cache while all rows of the item go by.
     fn compute(&self, item: &Item, emit: &impl Fn(Finished<'_>)) {
-        let rows = item.rows.len();
-        let tiles = rows.div_ceil(self.kernel.max_rows());
-        // Tiles of nearly the same number of rows cost less than full ones and a small rest.
-        let tile_rows = rows.div_ceil(tiles.max(1)).max(1);
-        let group = if rows == 1 { TILE_PANELS } else { 4 };
-        let mut sums = vec![ZERO_TILE; tiles];
-        for first in item.panels.clone().step_by(group) {
-            let panels = first..item.panels.end.min(first + group);
-            sums.fill(ZERO_TILE);
-            self.multiply(item, &panels, tile_rows, &mut sums);
-            for (first_row, tile) in item.rows.clone().step_by(tile_rows).zip(&sums) {
-                let rows = first_row..item.rows.end.min(first_row + tile_rows);
-                let (product, panels) = (item.product, panels.clone());
-                emit(Finished { product, rows, panels, tile });
+        let cut = self.kernel.cut(item.rows.len());
+        let all_at_once = item.rows.len() == 1 || self.kernel.has_tile_registers();
+        let group = if all_at_once { TILE_PANELS } else { 4 };
+        SUMS.with_borrow_mut(|sums| {
+            sums.resize(cut.count * cut.rows, ZERO_SUMS);
+            for first in item.panels.clone().step_by(group) {
+                let panels = first..item.panels.end.min(first + group);
+                self.multiply(item, &panels, cut, sums);
+                let (product, rows) = (item.product, item.rows.clone());
+                emit(Finished { product, rows, panels, sums });
             }
-        }
+        });
     }
 
-    /// Adds the products of all rows of `item` and a group of panels to `sums`.
+    /// Steps along K that all tiles take before any takes the next: all of them where there is one tile.
     ///
-    /// With more than one tile, all of them take some steps along K, then all of them the next
-    /// ones, so that these lines of the panels are in the first-level cache.
-    fn multiply(&self, item: &Item, panels: &Range<usize>, tile_rows: usize, sums: &mut [Tile]) {
-        let all_steps = self.kernel.steps(self.weights.k());
-        let steps = if sums.len() > 1 { STEPS_AT_ONCE } else { all_steps.max(1) };
-        for first_step in (0..all_steps).step_by(steps) {
-            let steps = first_step..all_steps.min(first_step + steps);
-            let mut lines: [&[Line]; TILE_PANELS] = [&[]; TILE_PANELS];
-            for (lines, panel) in lines.iter_mut().zip(panels.clone()) {
-                *lines = &self.weights.panel(panel)[steps.clone()];
-            }
+    /// So these lines of the panels are in the first-level cache while the tiles go by.
+    fn step_blocks(&self, tiles: usize, at_once: usize) -> impl Iterator<Item = Range<usize>> {
+        let all = self.kernel.steps(self.weights.k());
+        let steps = if tiles > 1 { at_once } else { all.max(1) };
+        (0..all).step_by(steps).map(move |first| first..all.min(first + steps))
+    }
+
+    fn lines(&self, panels: &Range<usize>, steps: &Range<usize>) -> [&[Line]; TILE_PANELS] {
+        let mut lines: [&[Line]; TILE_PANELS] = [&[]; TILE_PANELS];
+        for (lines, panel) in lines.iter_mut().zip(panels.clone()) {
+            *lines = &self.weights.panel(panel)[steps.clone()];
+        }
+        lines
+    }
+
+    /// Writes the products of all rows of `item` and a group of panels to `sums`.
+    fn multiply(&self, item: &Item, panels: &Range<usize>, cut: Cut, sums: &mut [SumsOfRow]) {
+        #[cfg(target_arch = "x86_64")]
+        if self.kernel.has_tile_registers() {
+            return self.multiply_in_registers(item, panels, cut, sums);
+        }
+        sums.fill(ZERO_SUMS);
+        for steps in self.step_blocks(cut.count, STEPS_AT_ONCE) {
+            let lines = self.lines(panels, &steps);
             let step_words = self.kernel.words_of(&steps);
-            for (first_row, sums) in item.rows.clone().step_by(tile_rows).zip(sums.iter_mut()) {
-                let rows = first_row..item.rows.end.min(first_row + tile_rows);
+            for (first_row, sums) in
+                item.rows.clone().step_by(cut.rows).zip(sums.chunks_mut(cut.rows))
+            {
+                let rows = first_row..item.rows.end.min(first_row + cut.rows);
                 let count = rows.len();
                 let mut words: [&[u32]; TILE_ROWS] = [&[]; TILE_ROWS];
                 for (words, row) in words.iter_mut().zip(rows) {
-                    *words = &self.x.row(self.rows.source(row))[step_words.clone()];
+                    *words = &self.x.row(self.rows.0 + row)[step_words.clone()];
                 }
                 self.kernel.accumulate(&words[..count], &lines[..panels.len()], sums);
             }
         }
     }
+
+    #[cfg(target_arch = "x86_64")]
+    fn multiply_in_registers(
+        &self,
+        item: &Item,
+        panels: &Range<usize>,
+        cut: Cut,
+        sums: &mut [SumsOfRow],
+    ) {
+        // SAFETY: a device refuses an instruction set that the processor has not; there are no others here.
+        let tiles = unsafe { Tiles::configure(cut.rows) };
+        for steps in self.step_blocks(cut.count.div_ceil(2), STEPS_IN_REGISTERS) {
+            let lines = self.lines(panels, &steps);
+            for (at, sums) in sums.chunks_mut(2 * cut.rows).enumerate() {
+                let first = self.rows.0 + item.rows.start + at * 2 * cut.rows;
+                let x = self.x.block(first, &steps, sums.len() / cut.rows);
+                tiles.accumulate(x, &lines[..panels.len()], sums, steps.start == 0);
+            }
+        }
+    }
 }
 
-/// Returns the range of columns, of `n`, that a panel covers.
-pub(crate) fn columns(panel: usize, n: usize) -> Range<usize> {
-    (panel * LANES).min(n)..((panel + 1) * LANES).min(n)
+/// Returns the range of columns, of `n`, that panels cover.
+pub(crate) fn columns(panels: &Range<usize>, n: usize) -> Range<usize> {
+    (panels.start * LANES).min(n)..(panels.end * LANES).min(n)
 }
 
 #[cfg(test)]

@@ -1,46 +1,127 @@
 //! Rows of activations in the form that a kernel reads.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
-use super::{Arithmetic, Kernel, LANES, parallel::Workers, portable};
-use crate::dtype::bf16_bits;
+#[cfg(target_arch = "x86_64")]
+use super::amx::RowBlock;
+use super::parallel::{SharedSlice, Workers};
+use super::{Arithmetic, Kernel, LANES};
+use crate::buffer::Buffer;
 use crate::tensor::Tensor;
+
+/// Rows that may be read, not used, beyond the last one: fewer than the tile registers that the rows of an item fill.
+const ROWS_BEYOND: usize = 8;
 
 /// Rows of words: f32, f32 rounded to bf16, or pairs of bf16.
 pub(crate) struct FedRows<'a> {
-    words: Cow<'a, [u32]>,
+    words: Words<'a>,
     /// Words of one row.
     len: usize,
     /// Words from the beginning of a row to that of the next one.
     stride: usize,
 }
 
+enum Words<'a> {
+    /// Those of a tensor.
+    Same(&'a [u32]),
+    Own(Buffer),
+}
+
 impl FedRows<'_> {
     /// Returns the words of one row.
     pub(crate) fn row(&self, row: usize) -> &[u32] {
-        &self.words[row * self.stride..][..self.len]
+        &self.words()[row * self.stride..][..self.len]
+    }
+
+    /// Returns some words of as many rows, from `first` on, as fill `count` tile registers; rows beyond the last are
+    /// there, with any values.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn block(&self, first: usize, words: &Range<usize>, count: usize) -> RowBlock<'_> {
+        let words = &self.words()[first * self.stride + words.start..];
+        RowBlock { words, stride: self.stride, count }
+    }
+
+    fn words(&self) -> &[u32] {
+        match &self.words {
+            Words::Same(words) => words,
+            Words::Own(buffer) => buffer.words(),
+        }
+    }
+}
+
+/// Rows that are still to be fed, by several threads.
+pub(crate) struct Feeding<'a> {
+    kernel: Kernel,
+    words: SharedSlice<'a, u32>,
+    stride: usize,
+}
+
+impl Feeding<'_> {
+    /// Feeds `values` of a row from `column` on, an even one.
+    ///
+    /// # Safety
+    /// No other thread feeds the same place.
+    pub(crate) unsafe fn feed(&self, row: usize, column: usize, values: &[f32]) {
+        let at = row * self.stride + self.kernel.words_of_columns(column);
+        // SAFETY: the caller keeps places apart; two columns that share a word are fed together.
+        let words = unsafe { self.words.part(at, self.kernel.words_of_columns(values.len())) };
+        self.kernel.feed_values(values, words);
     }
 }
 
 impl Kernel {
-    /// Brings the rows of `x` into the form that this kernel reads; where two columns make one
-    /// step, an odd one is followed by zero.
-    pub(crate) fn feed<'a>(self, x: &'a Tensor, workers: &Workers) -> FedRows<'a> {
-        let len = self.steps(x.cols()) * self.words_per_step();
-        if self.arithmetic == Arithmetic::F32 {
-            let words = Cow::Borrowed(bytemuck::cast_slice(x.data()));
-            return FedRows { words, len, stride: len };
+    /// Brings the rows of `x`, or those listed, into the form that this kernel reads.
+    pub(crate) fn feed<'a>(
+        self,
+        x: &'a Tensor,
+        listed: Option<&[u32]>,
+        workers: &Workers,
+    ) -> FedRows<'a> {
+        if self.arithmetic == Arithmetic::F32 && listed.is_none() {
+            let words = Words::Same(bytemuck::cast_slice(x.data()));
+            return FedRows { words, len: x.cols(), stride: x.cols() };
         }
+        let rows = listed.map_or(x.rows(), <[u32]>::len);
+        self.feed_with(rows, x.cols(), |words, stride| {
+            let count = self.words_of_columns(x.cols());
+            workers.for_rows(&mut words[..rows * stride], stride, |first, part| {
+                for (row, words) in (first..).zip(part.chunks_mut(stride)) {
+                    let source = listed.map_or(row, |listed| listed[row] as usize);
+                    self.feed_values(x.row(source), &mut words[..count]);
+                }
+            });
+        })
+    }
+
+    /// Returns rows that `write` feeds, all of them and all of their columns.
+    pub(crate) fn feed_in_parts(
+        self,
+        rows: usize,
+        cols: usize,
+        write: impl FnOnce(&Feeding<'_>),
+    ) -> FedRows<'static> {
+        self.feed_with(rows, cols, |words, stride| {
+            write(&Feeding { kernel: self, words: SharedSlice::new(words), stride });
+        })
+    }
+
+    /// Returns rows whose columns `write` writes, given the words of all rows and the distance between two of them;
+    /// what is missing for a whole step along K is zero.
+    fn feed_with(
+        self,
+        rows: usize,
+        cols: usize,
+        write: impl FnOnce(&mut [u32], usize),
+    ) -> FedRows<'static> {
+        let len = self.steps(cols) * self.words_per_step();
         // Rows a power of two apart would fall into the same sets of the cache.
         let stride = len.next_multiple_of(LANES) + LANES;
-        let mut words = vec![0; x.rows() * stride];
-        workers.for_rows(&mut words, stride, |first, part| {
-            for (offset, words) in part.chunks_mut(stride).enumerate() {
-                self.feed_row(x.row(first + offset), &mut words[..len]);
-            }
-        });
-        FedRows { words: Cow::Owned(words), len, stride }
+        let mut buffer = Buffer::stale((rows + ROWS_BEYOND) * stride);
+        for row in buffer.words_mut().chunks_mut(stride).take(rows) {
+            row[self.words_of_columns(cols)..len].fill(0);
+        }
+        write(buffer.words_mut(), stride);
+        FedRows { words: Words::Own(buffer), len, stride }
     }
 
     /// The words of a row that `steps` along K read.
@@ -52,20 +133,24 @@ impl Kernel {
     pub(crate) fn steps(self, k: usize) -> usize {
         match self.arithmetic {
             Arithmetic::F32 => k,
+            _ if self.has_tile_registers() => k.div_ceil(2).next_multiple_of(LANES),
             Arithmetic::WidenedBf16 | Arithmetic::Bf16Pairs => k.div_ceil(2),
         }
     }
 
-    fn feed_row(self, x: &[f32], words: &mut [u32]) {
-        if self.arithmetic == Arithmetic::WidenedBf16 {
-            return portable::round_row(x, words);
+    /// The words that so many columns take.
+    fn words_of_columns(self, columns: usize) -> usize {
+        match self.arithmetic {
+            Arithmetic::Bf16Pairs => columns.div_ceil(2),
+            Arithmetic::F32 | Arithmetic::WidenedBf16 => columns,
         }
-        let (pairs, rest) = x.as_chunks::<2>();
-        for (word, pair) in words.iter_mut().zip(pairs) {
-            *word = bf16_bits(pair[0]) | (bf16_bits(pair[1]) << 16);
-        }
-        if let (Some(word), [last]) = (words.last_mut(), rest) {
-            *word = bf16_bits(*last);
+    }
+
+    fn feed_values(self, values: &[f32], words: &mut [u32]) {
+        match self.arithmetic {
+            Arithmetic::F32 => words.copy_from_slice(bytemuck::cast_slice(values)),
+            Arithmetic::WidenedBf16 => self.round(values, bytemuck::cast_slice_mut(words)),
+            Arithmetic::Bf16Pairs => self.pair(values, words),
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::amx;
 use crate::error::Error;
 
 /// A set of processor instructions that the inner loops use, from the oldest to the newest.
@@ -18,16 +20,19 @@ pub enum InstructionSet {
     Avx512,
     /// x86-64 with AVX-512-BF16: pairs of bf16 are multiplied directly.
     Avx512Bf16,
+    /// x86-64 with AVX-512-BF16 and AMX: bf16 is multiplied in registers that hold tiles.
+    Amx,
 }
 
 impl InstructionSet {
-    const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 
     /// Returns the instruction set of this processor that the kernels are fastest with.
     ///
     /// `Avx512Bf16` only where AMD made it. Measured: on Zen 4 a long prompt takes 0.7 times as long as with widening,
     /// 32 sequences 0.8 times, one sequence 1.1 times; on Sapphire Rapids one row takes as long, and eight rows or
     /// more 1.4 times.
+    /// `Amx` wherever it is: one row takes as long as with the others, 64 rows a third of the time or less.
     pub fn detect() -> Self {
         let fast = |set: &Self| *set != Self::Avx512Bf16 || is_made_by_amd();
         Self::available().into_iter().rfind(fast).unwrap_or(Self::Portable)
@@ -47,6 +52,7 @@ impl InstructionSet {
             Self::Avx2 => avx2,
             Self::Avx512 => avx512,
             Self::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
+            Self::Amx => Self::Avx512Bf16.is_supported() && amx::is_available(),
         }
     }
 
@@ -61,6 +67,7 @@ impl InstructionSet {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512-bf16",
+            Self::Amx => "amx",
         }
     }
 }

@@ -5,11 +5,12 @@
 //!
 //! ```text
 //! f32   [n/16][k  ][16]       word = one weight
-//! bf16  [n/16][k/2][16][2]    word = the weights of two neighbouring k, the even one low
+//! bf16  [n/16][k/2][16][2]    word = the weights of two neighbouring k, the even one low;
+//!                             k/2 rounded up to a multiple of sixteen
 //! ```
 //!
 //! The second is the order of the dot-product instructions of AVX-512-BF16 and of the right
-//! operand of AMX tiles. Rows beyond n and the column after an odd k are zero.
+//! operand of AMX, a register of which takes sixteen lines. Rows beyond n and columns beyond k are zero.
 
 use super::source::Source;
 use crate::cpu::parallel::Workers;
@@ -43,7 +44,7 @@ impl Packed {
     ) -> Result<Self, Error> {
         let steps = match dtype {
             Dtype::F32 => k,
-            Dtype::Bf16 => k.div_ceil(2),
+            Dtype::Bf16 => k.div_ceil(2).next_multiple_of(LANES),
         };
         let panels = n.div_ceil(LANES) * sources.len();
         let mut lines = zeroed_lines("packed weights", panels.checked_mul(steps))?;
@@ -156,13 +157,13 @@ mod tests {
         let workers = Workers::start(NonZeroUsize::MIN).unwrap();
         let sources = [Source::F32(&weight)];
         let packed = Packed::pack(&sources, (n, k), Dtype::Bf16, &workers).unwrap();
-        assert_eq!((packed.panels(), packed.panel(1).len()), (2, 3));
+        assert_eq!((packed.panels(), packed.panel(1).len()), (2, 16));
         let element = |row: usize, column: usize| {
             let word = packed.panel(row / LANES)[column / 2].0[row % LANES];
             f32::from_bits((word >> (16 * (column % 2))) << 16)
         };
         for row in 0..32 {
-            for column in 0..6 {
+            for column in 0..32 {
                 let inside = row < n && column < k;
                 let expected = if inside { row as f32 + column as f32 / 8.0 } else { 0.0 };
                 assert_eq!(element(row, column), expected, "{row} {column}");

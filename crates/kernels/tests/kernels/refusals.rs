@@ -183,7 +183,7 @@ fn attention_options_must_fit() {
 #[test]
 fn missing_instruction_sets_are_refused() {
     use guildhall_kernels::CpuOptions;
-    let all = ["portable", "avx2", "avx512", "avx512-bf16"];
+    let all = ["portable", "avx2", "avx512", "avx512-bf16", "amx"];
     for set in all.map(|name| name.parse::<InstructionSet>().unwrap()) {
         let options =
             CpuOptions { threads: std::num::NonZeroUsize::MIN, instruction_set: Some(set) };
