@@ -8,6 +8,9 @@
 
 use crate::device::InstructionSet;
 use crate::dtype::Dtype;
+use crate::weights::WeightFormat;
+use crate::weights::quantised::PanelGroups;
+use quantised_rows::{GROUP_WORDS, QuantisedRows};
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
@@ -19,9 +22,12 @@ pub(crate) mod exp;
 pub(crate) mod parallel;
 mod portable;
 pub(crate) mod product;
+pub(crate) mod quantised_rows;
 pub(crate) mod rows;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 /// The outputs of a panel: one cache line of f32.
 pub(crate) const LANES: usize = 16;
@@ -80,6 +86,8 @@ enum Arithmetic {
     WidenedBf16,
     /// One pair of bf16 of x times a line of bf16 pairs.
     Bf16Pairs,
+    /// A group of small integers of x times a group of small integers.
+    Groups,
 }
 
 /// An inner loop: an instruction set with the arithmetic of one step.
@@ -90,14 +98,13 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel of weights packed as `dtype`, which feeds rows rounded to `dtype`.
-    pub(crate) fn of_weights(set: InstructionSet, dtype: Dtype) -> Self {
-        let arithmetic = match (dtype, set) {
-            (Dtype::F32, _) => Arithmetic::F32,
-            (Dtype::Bf16, InstructionSet::Avx512Bf16 | InstructionSet::Amx) => {
-                Arithmetic::Bf16Pairs
-            }
-            (Dtype::Bf16, _) => Arithmetic::WidenedBf16,
+    /// The kernel of weights packed as `format`, which feeds rows rounded to its dtype, or quantised.
+    pub(crate) fn of_weights(set: InstructionSet, format: WeightFormat) -> Self {
+        let arithmetic = match (format, set) {
+            (WeightFormat::Int8 | WeightFormat::Int4, _) => Arithmetic::Groups,
+            (WeightFormat::Plain(Dtype::F32), _) => Arithmetic::F32,
+            (_, InstructionSet::Avx512Bf16 | InstructionSet::Amx) => Arithmetic::Bf16Pairs,
+            _ => Arithmetic::WidenedBf16,
         };
         Self { set, arithmetic }
     }
@@ -119,6 +126,7 @@ impl Kernel {
     /// The most rows of a tile of this kernel.
     pub(crate) fn max_rows(self) -> usize {
         match self.set {
+            InstructionSet::Amx if self.arithmetic == Arithmetic::Groups => 16,
             _ if self.has_tile_registers() => 16,
             InstructionSet::Avx2 => 6,
             _ => TILE_ROWS,
@@ -136,6 +144,7 @@ impl Kernel {
         match self.arithmetic {
             Arithmetic::F32 | Arithmetic::Bf16Pairs => 1,
             Arithmetic::WidenedBf16 => 2,
+            Arithmetic::Groups => GROUP_WORDS,
         }
     }
 
@@ -183,6 +192,37 @@ impl Kernel {
         portable::accumulate(self.arithmetic, operands, sums);
     }
 
+    /// Adds the products of rows of small integers and of `panels` to `sums`, `[row][panel]`, with the same result on
+    /// every instruction set.
+    ///
+    /// Takes as many panels as have their place in `sums`, and as many groups as the first of them has.
+    pub(crate) fn accumulate_groups(
+        self,
+        x: QuantisedRows<'_>,
+        panels: &[PanelGroups<'_>],
+        sums: &mut [SumsOfRow],
+    ) {
+        let panels = &panels[..panels.len().min(TILE_PANELS)];
+        match self.set {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx2 | InstructionSet::Avx512 => {
+                // SAFETY: a device refuses an instruction set that the processor has not.
+                unsafe { avx2::accumulate_groups(x, panels, sums) };
+            }
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512Bf16 => {
+                // SAFETY: as above; these processors have AVX-512-VNNI too.
+                unsafe { vnni::accumulate_groups(x, panels, sums) };
+            }
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Amx => {
+                // SAFETY: as above.
+                unsafe { vnni::accumulate_groups_in_tiles(x, panels, sums) };
+            }
+            _ => portable::accumulate_groups(x, panels, sums),
+        }
+    }
+
     /// Replaces `gate` by silu(gate) * up, element by element, with the same result on every
     /// instruction set. The more elements at a time, the faster each.
     pub(crate) fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
@@ -196,6 +236,24 @@ impl Kernel {
                 avx512::silu_mul(gate, up);
             },
             _ => portable::silu_mul(gate, up),
+        }
+    }
+
+    /// Quantises `values`, whole groups but for the last one, to bytes, scales and sums, with the same result on every
+    /// instruction set.
+    pub(crate) fn quantise(self, values: &[f32], parts: [&mut [u32]; 3]) {
+        match self.set {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512Bf16 | InstructionSet::Amx => {
+                // SAFETY: a device refuses an instruction set that the processor has not.
+                unsafe { vnni::quantise(values, parts) };
+            }
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx2 | InstructionSet::Avx512 => unsafe {
+                avx2::quantise(values, parts);
+            },
+            _ => portable::quantise(values, parts),
         }
     }
 

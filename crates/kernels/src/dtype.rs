@@ -56,6 +56,12 @@ pub(crate) fn bf16_bits(x: f32) -> u32 {
     if x.is_nan() { (bits >> 16) | 0x40 } else { nearest }
 }
 
+/// Returns the value of a bf16.
+#[inline(always)]
+pub(crate) fn widen_bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
 /// Returns `x` rounded to bf16.
 #[inline(always)]
 pub(crate) fn round_to_bf16(x: f32) -> f32 {

@@ -94,7 +94,7 @@ impl Device {
     pub fn silu_mul(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor, Error> {
         same_shape("silu_mul", gate, up)?;
         let cols = gate.cols();
-        let kernel = Kernel::of_weights(self.instruction_set(), Dtype::F32);
+        let kernel = Kernel::of_weights(self.instruction_set(), Dtype::F32.into());
         let mut out = gate.clone();
         self.workers().for_rows(out.data_mut(), cols, |first, gate| {
             kernel.silu_mul(gate, &up.data()[first * cols..]);

@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::dtype::Dtype;
 use crate::error::{Error, check_index, check_size};
 use crate::tensor::Tensor;
-use crate::weights::{self, Packed};
+use crate::weights::{self, Packed, WeightFormat};
 
 /// The weights of one gated feed-forward network.
 #[derive(Debug)]
@@ -30,9 +30,9 @@ impl ExpertWeights {
         self.down.k()
     }
 
-    /// Returns the format of the weights.
-    pub fn dtype(&self) -> Dtype {
-        self.down.dtype()
+    /// Returns what the weights are kept as.
+    pub fn format(&self) -> WeightFormat {
+        self.down.format()
     }
 
     /// Returns the memory that the weights take, in bytes.
@@ -60,7 +60,7 @@ struct Group<'a> {
 
 impl Device {
     /// Packs the weights of a feed-forward network, `gate` and `up` `[width, hidden]` and
-    /// `down` `[hidden, width]`, as `dtype`.
+    /// `down` `[hidden, width]`, as `format`.
     ///
     /// # Errors
     /// [`Error::Shape`] when the ranks or sizes do not fit, [`Error::Weight`] when a tensor
@@ -70,8 +70,9 @@ impl Device {
         gate: &candle_core::Tensor,
         up: &candle_core::Tensor,
         down: &candle_core::Tensor,
-        dtype: Dtype,
+        format: impl Into<WeightFormat>,
     ) -> Result<ExpertWeights, Error> {
+        let format = format.into();
         const NAME: &str = "expert_weights";
         let (width, hidden) = weights::matrix_size(NAME, gate)?;
         let up_size = weights::matrix_size(NAME, up)?;
@@ -80,8 +81,8 @@ impl Device {
         let down_size = weights::matrix_size(NAME, down)?;
         check_size(NAME, "rows of down", hidden, down_size.0)?;
         check_size(NAME, "columns of down", width, down_size.1)?;
-        let gate_up = weights::pack_pair(self, gate, up, dtype)?;
-        let down = weights::pack_one(self, down, dtype)?;
+        let gate_up = weights::pack_pair(self, gate, up, format)?;
+        let down = weights::pack_one(self, down, format)?;
         Ok(ExpertWeights { gate_up, down })
     }
 
@@ -89,12 +90,12 @@ impl Device {
     /// that group's expert: `[sum of group rows, hidden]`, in the order of the groups and of
     /// their rows.
     ///
-    /// The weights of an expert are read once for all its rows. With bf16 weights, x and
+    /// The weights of an expert are read once for all its rows. With bf16 and quantised weights, x and
     /// the product of silu and up are rounded to bf16 as they feed a bf16 product, and so is
     /// the result (still held as f32): sending it as bf16 loses nothing.
     ///
     /// # Errors
-    /// [`Error::Shape`] when an expert has another hidden size than x, or another width or dtype
+    /// [`Error::Shape`] when an expert has another hidden size than x, or another width or format
     /// than the first one; [`Error::OutOfRange`] for a row that x has not.
     pub fn expert_ffn(&self, x: &Tensor, groups: &[ExpertRows<'_>]) -> Result<Tensor, Error> {
         let mut checked = Vec::with_capacity(groups.len());
@@ -129,20 +130,20 @@ impl Device {
         let Some(one) = groups.first() else {
             return Ok(Tensor::zeros(0, x.cols()));
         };
-        let (dtype, width) = (one.weights.dtype(), one.weights.width());
+        let (format, width) = (one.weights.format(), one.weights.width());
         for group in groups {
             check_size("expert_ffn", "columns of x", group.weights.hidden(), x.cols())?;
             check_size("expert_ffn", "width of an expert", width, group.weights.width())?;
-            if group.weights.dtype() != dtype {
+            if group.weights.format() != format {
                 return Err(Error::Shape {
                     operation: "expert_ffn",
-                    what: "dtype of an expert",
-                    expected: dtype.to_string(),
-                    got: group.weights.dtype().to_string(),
+                    what: "format of an expert",
+                    expected: format.to_string(),
+                    got: group.weights.format().to_string(),
                 });
             }
         }
-        let kernel = Kernel::of_weights(self.instruction_set(), dtype);
+        let kernel = Kernel::of_weights(self.instruction_set(), format);
         let x = kernel.feed(x, listed, self.workers());
         let inner = self.gate_and_up(kernel, &x, groups);
         Ok(self.down(kernel, &inner, groups))
@@ -181,7 +182,7 @@ impl Device {
     fn down(&self, kernel: Kernel, inner: &FedRows<'_>, groups: &[Group<'_>]) -> Tensor {
         let rows = groups.iter().map(|group| group.rows.1).sum();
         let hidden = groups[0].weights.hidden();
-        let rounded = groups[0].weights.dtype() == Dtype::Bf16;
+        let rounded = groups[0].weights.format().dtype() == Dtype::Bf16;
         let mut out = Tensor::stale(rows, hidden);
         let shared = SharedSlice::new(out.data_mut());
         let products: Vec<_> = groups

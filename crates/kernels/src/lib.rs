@@ -15,7 +15,7 @@ pub use gate::{GateOptions, Routes};
 pub use memory::{MemorySize, memory_of_machine};
 pub use rope::RopeTable;
 pub use tensor::Tensor;
-pub use weights::{Embedding, Linear, Vector};
+pub use weights::{Embedding, Linear, Vector, WeightFormat};
 
 mod device;
 mod memory;

@@ -44,7 +44,7 @@ impl Device {
         check_size("linear", "columns of x", weights.k(), x.cols())?;
         let mut out = Tensor::stale(m, n);
         let shared = SharedSlice::new(out.data_mut());
-        let kernel = Kernel::of_weights(self.instruction_set(), weights.dtype());
+        let kernel = Kernel::of_weights(self.instruction_set(), weights.format());
         let x = kernel.feed(x, None, self.workers());
         let product = Product { kernel, x: &x, rows: (0, m), weights: &weights.packed };
         product::run(&[product], self.workers(), |done: Finished<'_>| {

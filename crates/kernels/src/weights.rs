@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+pub use format::WeightFormat;
 pub(crate) use packed::{Packed, zeroed_lines};
 
 use crate::device::Device;
@@ -9,7 +10,9 @@ use crate::dtype::{Dtype, bf16_bits};
 use crate::error::{Error, check_size};
 use source::Source;
 
+mod format;
 mod packed;
+pub(crate) mod quantised;
 mod source;
 
 /// The weights of a linear map from `k` inputs to `n` outputs, with its bias if it has one.
@@ -31,9 +34,9 @@ impl Linear {
         self.packed.k()
     }
 
-    /// Returns the format of the weights.
-    pub fn dtype(&self) -> Dtype {
-        self.packed.dtype()
+    /// Returns what the weights are kept as.
+    pub fn format(&self) -> WeightFormat {
+        self.packed.format()
     }
 
     /// Returns the memory that the weights take, in bytes.
@@ -95,7 +98,7 @@ impl Embedding {
 }
 
 impl Device {
-    /// Packs `weight` `[n, k]` and `bias` `[n]` as `dtype` for [`Device::linear`].
+    /// Packs `weight` `[n, k]` as `format`, and `bias` `[n]`, for [`Device::linear`].
     ///
     /// # Errors
     /// [`Error::Shape`] when the ranks or sizes do not fit, [`Error::Weight`] when a tensor
@@ -104,11 +107,11 @@ impl Device {
         &self,
         weight: &candle_core::Tensor,
         bias: Option<&candle_core::Tensor>,
-        dtype: Dtype,
+        format: impl Into<WeightFormat>,
     ) -> Result<Linear, Error> {
         let (n, k) = matrix_size("linear_weights", weight)?;
         let packed = Source::with(weight, "linear", |source| {
-            Packed::pack(&[source], (n, k), dtype, self.workers())
+            Packed::pack(&[source], (n, k), format.into(), self.workers())
         })??;
         let bias = bias.map(|bias| self.vector(bias)).transpose()?.map(|bias| bias.data);
         if let Some(bias) = &bias {
@@ -176,11 +179,11 @@ pub(crate) fn pack_pair(
     device: &Device,
     gate: &candle_core::Tensor,
     up: &candle_core::Tensor,
-    dtype: Dtype,
+    format: WeightFormat,
 ) -> Result<Packed, Error> {
     let (n, k) = matrix_size("expert_weights", gate)?;
     Source::with(gate, "gate", |gate| {
-        Source::with(up, "up", |up| Packed::pack(&[gate, up], (n, k), dtype, device.workers()))
+        Source::with(up, "up", |up| Packed::pack(&[gate, up], (n, k), format, device.workers()))
     })??
 }
 
@@ -188,8 +191,8 @@ pub(crate) fn pack_pair(
 pub(crate) fn pack_one(
     device: &Device,
     down: &candle_core::Tensor,
-    dtype: Dtype,
+    format: WeightFormat,
 ) -> Result<Packed, Error> {
     let size = matrix_size("expert_weights", down)?;
-    Source::with(down, "down", |down| Packed::pack(&[down], size, dtype, device.workers()))?
+    Source::with(down, "down", |down| Packed::pack(&[down], size, format, device.workers()))?
 }

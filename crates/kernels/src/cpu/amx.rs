@@ -10,26 +10,27 @@ use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use super::{LANES, Lanes, Line, SumsOfRow};
+use crate::weights::quantised::{GROUP_COLUMNS, GROUP_LINES};
 
 /// The most rows of x in one register.
-const MAX_ROWS: usize = 16;
+pub(super) const MAX_ROWS: usize = 16;
 /// Bytes from the sums of a row to those of the next one.
 const SUMS_STRIDE: usize = size_of::<SumsOfRow>();
 /// How far ahead of its use a line is asked for, in bytes.
 const BYTES_AHEAD: usize = 1024;
 
-/// Whether the processor has tile registers that multiply bf16, and the system lets this process use them.
+/// Whether the processor has tile registers that multiply bf16 and bytes, and the system lets this process use them.
 pub(crate) fn is_available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| processor_has_tiles() && system_allows_tiles())
 }
 
 fn processor_has_tiles() -> bool {
-    const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
+    const BF16_TILES_INT8: u32 = 1 << 22 | 1 << 24 | 1 << 25;
     const OSXSAVE: u32 = 1 << 27;
     /// The state of the tile registers: their configuration and their contents.
     const TILE_STATE: u64 = 1 << 17 | 1 << 18;
-    if __cpuid(0).eax < 7 || __cpuid_count(7, 0).edx & BF16_AND_TILES != BF16_AND_TILES {
+    if __cpuid(0).eax < 7 || __cpuid_count(7, 0).edx & BF16_TILES_INT8 != BF16_TILES_INT8 {
         return false;
     }
     #[target_feature(enable = "xsave")]
@@ -73,6 +74,15 @@ pub(super) struct Tiles {
     not_send: PhantomData<*const ()>,
 }
 
+/// The columns that one instruction takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Columns {
+    /// Sixteen pairs.
+    PairsOfBf16,
+    /// 32, four in each of eight lines.
+    GroupOfBytes,
+}
+
 /// Rows of x for one or two registers.
 #[derive(Clone, Copy)]
 pub(crate) struct RowBlock<'a> {
@@ -85,11 +95,11 @@ pub(crate) struct RowBlock<'a> {
 }
 
 impl Tiles {
-    /// Lays the registers out for tiles of `rows` rows.
+    /// Lays the registers out for tiles of `rows` rows of x and some columns.
     ///
     /// # Safety
     /// The registers are [available](is_available), and this thread has no other `Tiles`.
-    pub(super) unsafe fn configure(rows: usize) -> Self {
+    pub(super) unsafe fn configure(rows: usize, columns: Columns) -> Self {
         let of_rows = rows.clamp(1, MAX_ROWS) as u8;
         let mut layout = Layout {
             palette: 1,
@@ -100,7 +110,13 @@ impl Tiles {
         };
         layout.row_bytes[..8].fill(64);
         layout.rows[..6].fill(of_rows);
-        layout.rows[6..8].fill(LANES as u8);
+        match columns {
+            Columns::PairsOfBf16 => layout.rows[6..8].fill(LANES as u8),
+            Columns::GroupOfBytes => {
+                layout.row_bytes[4..6].fill(GROUP_COLUMNS as u16);
+                layout.rows[6..8].fill(GROUP_LINES as u8);
+            }
+        }
         // SAFETY: the instruction reads the 64 bytes of the layout, which is valid.
         unsafe { asm!("ldtilecfg [{0}]", in(reg) &raw const layout, options(nostack, readonly)) };
         Self { rows: usize::from(of_rows), not_send: PhantomData }
@@ -138,6 +154,60 @@ impl Tiles {
                     _ => two_by_two(x_words, std::array::from_fn(lines), sums, &sizes),
                 }
             }
+        }
+    }
+}
+
+/// Panels whose groups are multiplied at once.
+pub(super) const GROUP_PANELS: usize = 4;
+
+/// The products of a group: `[panel][row]`, sixteen outputs each.
+#[repr(C, align(64))]
+pub(super) struct GroupProducts(pub(super) [[[i32; LANES]; MAX_ROWS]; GROUP_PANELS]);
+
+impl Tiles {
+    /// Multiplies a group of bytes of each row, the first at `x`, with [`GROUP_LINES`] lines of each panel.
+    ///
+    /// # Safety
+    /// The registers are configured for a group of bytes. Each row, `x_stride` bytes after the one before, has 32
+    /// bytes, and each panel the lines of a group.
+    #[inline]
+    pub(super) unsafe fn multiply_group(
+        &self,
+        (x, x_stride): (*const u32, usize),
+        panels: [*const Line; GROUP_PANELS],
+        products: &mut GroupProducts,
+    ) {
+        // SAFETY: the caller vouches for what is read; a register has no more rows than there are products.
+        unsafe {
+            asm!(
+                "tileloadd tmm4, [{x} + {x_stride}*1]",
+                "tilezero tmm0",
+                "tileloadd tmm6, [{panel0} + {line}*1]",
+                "tdpbssd tmm0, tmm4, tmm6",
+                "tilestored [{products} + {line}*1], tmm0",
+                "tilezero tmm1",
+                "tileloadd tmm7, [{panel1} + {line}*1]",
+                "tdpbssd tmm1, tmm4, tmm7",
+                "tilestored [{products} + {line}*1 + 1024], tmm1",
+                "tilezero tmm2",
+                "tileloadd tmm6, [{panel2} + {line}*1]",
+                "tdpbssd tmm2, tmm4, tmm6",
+                "tilestored [{products} + {line}*1 + 2048], tmm2",
+                "tilezero tmm3",
+                "tileloadd tmm7, [{panel3} + {line}*1]",
+                "tdpbssd tmm3, tmm4, tmm7",
+                "tilestored [{products} + {line}*1 + 3072], tmm3",
+                x = in(reg) x,
+                x_stride = in(reg) x_stride,
+                panel0 = in(reg) panels[0],
+                panel1 = in(reg) panels[1],
+                panel2 = in(reg) panels[2],
+                panel3 = in(reg) panels[3],
+                line = in(reg) size_of::<Line>(),
+                products = in(reg) &raw mut *products,
+                options(nostack),
+            );
         }
     }
 }

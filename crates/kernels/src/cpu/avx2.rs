@@ -4,7 +4,9 @@
 
 use std::arch::x86_64::*;
 
+use super::quantised_rows::QuantisedRows;
 use super::{Arithmetic, LANES, Line, Operands, SumsOfRow, portable};
+use crate::weights::quantised::PanelGroups;
 
 /// How far ahead of its use a line is asked for, in all panels of a tile together: 8 KiB.
 const LINES_AHEAD: usize = 128;
@@ -32,7 +34,9 @@ pub(super) fn accumulate(arithmetic: Arithmetic, operands: &Operands<'_>, sums: 
             5 => widened_tiles::<5, 1>(operands, sums),
             _ => widened_tiles::<6, 1>(operands, sums),
         },
-        Arithmetic::Bf16Pairs => portable::accumulate(arithmetic, operands, sums),
+        Arithmetic::Bf16Pairs | Arithmetic::Groups => {
+            portable::accumulate(arithmetic, operands, sums)
+        }
     }
 }
 
@@ -186,4 +190,20 @@ pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn soften(scores: &mut [[f32; LANES]]) -> f32 {
     portable::soften(scores)
+}
+
+/// Adds the products of rows of small integers and of `panels` to `sums`.
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn accumulate_groups(
+    x: QuantisedRows<'_>,
+    panels: &[PanelGroups<'_>],
+    sums: &mut [SumsOfRow],
+) {
+    portable::accumulate_groups(x, panels, sums);
+}
+
+/// Quantises `values` to bytes, scales and sums.
+#[target_feature(enable = "avx2")]
+pub(super) fn quantise(values: &[f32], parts: [&mut [u32]; 3]) {
+    portable::quantise(values, parts);
 }

@@ -35,7 +35,9 @@ pub(super) fn accumulate(arithmetic: Arithmetic, operands: &Operands<'_>, sums: 
             _ => widened_tiles::<8, 2>(operands, sums),
         },
         // Only `accumulate_pairs` may use the instructions of these.
-        Arithmetic::Bf16Pairs => portable::accumulate(arithmetic, operands, sums),
+        Arithmetic::Bf16Pairs | Arithmetic::Groups => {
+            portable::accumulate(arithmetic, operands, sums)
+        }
     }
 }
 

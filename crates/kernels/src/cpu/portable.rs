@@ -1,7 +1,9 @@
 //! The reference: tiles in plain Rust for any processor.
 
+use super::quantised_rows::{GROUP_WORDS, QuantisedRows, quantise as quantise_group};
 use super::{Arithmetic, LANES, Lanes, Line, Operands, SumsOfRow};
-use crate::dtype::{bf16_bits, round_to_bf16};
+use crate::dtype::{bf16_bits, round_to_bf16, widen_bf16};
+use crate::weights::quantised::{GROUP_COLUMNS, PanelGroups};
 
 /// Adds the products of `operands` to `sums`.
 pub(super) fn accumulate(arithmetic: Arithmetic, operands: &Operands<'_>, sums: &mut [SumsOfRow]) {
@@ -12,6 +14,7 @@ pub(super) fn accumulate(arithmetic: Arithmetic, operands: &Operands<'_>, sums: 
                 Arithmetic::F32 => add_f32(row, lines, sums),
                 Arithmetic::WidenedBf16 => add_widened(row, lines, sums),
                 Arithmetic::Bf16Pairs => add_pairs(row, lines, sums),
+                Arithmetic::Groups => {}
             }
         }
     }
@@ -102,5 +105,66 @@ pub(super) fn pair(values: &[f32], words: &mut [u32]) {
     }
     if let [last] = rest {
         words[pairs.len()] = bf16_bits(*last);
+    }
+}
+
+/// Adds the products of rows of small integers and of `panels` to `sums`.
+#[inline(always)]
+pub(super) fn accumulate_groups(
+    x: QuantisedRows<'_>,
+    panels: &[PanelGroups<'_>],
+    sums: &mut [SumsOfRow],
+) {
+    for (row, sums) in sums.iter_mut().enumerate().take(x.rows) {
+        for (panel, sums) in panels.iter().zip(sums) {
+            for group in 0..panel.groups() {
+                add_group(x, row, (panel, group), sums);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add_group(
+    x: QuantisedRows<'_>,
+    row: usize,
+    (panel, group): (&PanelGroups<'_>, usize),
+    sums: &mut Lanes,
+) {
+    let products = products_of_group(x.quants(row, group), panel, group);
+    for (lane, sum) in sums.0.iter_mut().enumerate() {
+        let scale = widen_bf16(panel.scale(group)[lane]) * x.scale(row, group);
+        *sum = (products[lane] as f32).mul_add(scale, *sum);
+        if let Some(minimum) = panel.minimum(group) {
+            *sum = widen_bf16(minimum[lane]).mul_add(x.scaled_sum(row, group), *sum);
+        }
+    }
+}
+
+/// The products of a group of x with a group of each output.
+#[inline(always)]
+fn products_of_group(
+    x: &[u32; GROUP_WORDS],
+    panel: &PanelGroups<'_>,
+    group: usize,
+) -> [i32; LANES] {
+    let mut products = [0; LANES];
+    for (line, x) in x.iter().enumerate() {
+        let (x, quants) = (x.to_le_bytes(), panel.quants(group, line));
+        for (product, quants) in products.iter_mut().zip(quants.as_chunks::<4>().0) {
+            for (x, quant) in x.iter().zip(quants) {
+                *product += i32::from(*x as i8) * i32::from(*quant);
+            }
+        }
+    }
+    products
+}
+
+/// Quantises `values`, whole groups but for the last one, to bytes, scales and sums.
+#[inline(always)]
+pub(super) fn quantise(values: &[f32], [bytes, scales, sums]: [&mut [u32]; 3]) {
+    let places = bytes.chunks_mut(GROUP_WORDS).zip(scales).zip(sums);
+    for (values, ((bytes, scale), sum)) in values.chunks(GROUP_COLUMNS).zip(places) {
+        [*scale, *sum] = quantise_group(values, bytes);
     }
 }

@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
-use super::amx::Tiles;
+use super::amx::{Columns, Tiles};
 use super::parallel::Workers;
 use super::rows::FedRows;
-use super::{Cut, Kernel, LANES, Line, SumsOfRow, TILE_PANELS, TILE_ROWS, ZERO_SUMS};
+use super::{Cut, Kernel, LANES, SumsOfRow, TILE_PANELS, TILE_ROWS, ZERO_SUMS};
 use crate::weights::Packed;
+use crate::weights::quantised::{PanelGroups, Quantised};
 
 /// Rows that stay in the second-level cache while the panels of an item go by.
 const BLOCK_ROWS: usize = 128;
@@ -17,6 +18,10 @@ const BLOCK_ROWS: usize = 128;
 const STEPS_AT_ONCE: usize = 128;
 /// The same for tile registers: two panels at a time, and sums that are brought from further away.
 const STEPS_IN_REGISTERS: usize = 256;
+/// The same for groups of small integers.
+const GROUPS_AT_ONCE: usize = 16;
+/// The panels that are computed together when lines are to stay in the first-level cache.
+const FEW_PANELS: usize = 4;
 /// Steps along K, times rows and panels, that take a thread some ten microseconds: less is not
 /// worth waking another one for.
 const ENOUGH_STEPS: usize = 1 << 13;
@@ -111,8 +116,8 @@ impl Product<'_> {
     /// cache while all rows of the item go by.
     fn compute(&self, item: &Item, emit: &impl Fn(Finished<'_>)) {
         let cut = self.kernel.cut(item.rows.len());
-        let all_at_once = item.rows.len() == 1 || self.kernel.has_tile_registers();
-        let group = if all_at_once { TILE_PANELS } else { 4 };
+        let many = item.rows.len() == 1 || self.kernel.has_tile_registers();
+        let group = if many { TILE_PANELS } else { FEW_PANELS };
         SUMS.with_borrow_mut(|sums| {
             sums.resize(cut.count * cut.rows, ZERO_SUMS);
             for first in item.panels.clone().step_by(group) {
@@ -133,14 +138,6 @@ impl Product<'_> {
         (0..all).step_by(steps).map(move |first| first..all.min(first + steps))
     }
 
-    fn lines(&self, panels: &Range<usize>, steps: &Range<usize>) -> [&[Line]; TILE_PANELS] {
-        let mut lines: [&[Line]; TILE_PANELS] = [&[]; TILE_PANELS];
-        for (lines, panel) in lines.iter_mut().zip(panels.clone()) {
-            *lines = &self.weights.panel(panel)[steps.clone()];
-        }
-        lines
-    }
-
     /// Writes the products of all rows of `item` and a group of panels to `sums`.
     fn multiply(&self, item: &Item, panels: &Range<usize>, cut: Cut, sums: &mut [SumsOfRow]) {
         #[cfg(target_arch = "x86_64")]
@@ -148,8 +145,11 @@ impl Product<'_> {
             return self.multiply_in_registers(item, panels, cut, sums);
         }
         sums.fill(ZERO_SUMS);
+        if let Some(weights) = self.weights.quantised() {
+            return self.multiply_groups(weights, (item, panels), cut, sums);
+        }
         for steps in self.step_blocks(cut.count, STEPS_AT_ONCE) {
-            let lines = self.lines(panels, &steps);
+            let lines = self.weights.lines(panels, &steps);
             let step_words = self.kernel.words_of(&steps);
             for (first_row, sums) in
                 item.rows.clone().step_by(cut.rows).zip(sums.chunks_mut(cut.rows))
@@ -165,6 +165,28 @@ impl Product<'_> {
         }
     }
 
+    fn multiply_groups(
+        &self,
+        weights: &Quantised,
+        (item, panels): (&Item, &Range<usize>),
+        cut: Cut,
+        sums: &mut [SumsOfRow],
+    ) {
+        for groups in self.step_blocks(cut.count, GROUPS_AT_ONCE) {
+            let none = PanelGroups { bits: weights.bits(), lines: &[], scales: &[] };
+            let mut of_panels = [none; TILE_PANELS];
+            for (of_panel, panel) in of_panels.iter_mut().zip(panels.clone()) {
+                *of_panel = weights.panel(panel, &groups);
+            }
+            for (at, sums) in sums.chunks_mut(cut.rows).enumerate() {
+                let first = item.rows.start + at * cut.rows;
+                let rows = sums.len().min(item.rows.end - first);
+                let x = self.x.quantised(self.rows.0 + first, rows, groups.start);
+                self.kernel.accumulate_groups(x, &of_panels[..panels.len()], sums);
+            }
+        }
+    }
+
     #[cfg(target_arch = "x86_64")]
     fn multiply_in_registers(
         &self,
@@ -174,9 +196,9 @@ impl Product<'_> {
         sums: &mut [SumsOfRow],
     ) {
         // SAFETY: a device refuses an instruction set that the processor has not; there are no others here.
-        let tiles = unsafe { Tiles::configure(cut.rows) };
+        let tiles = unsafe { Tiles::configure(cut.rows, Columns::PairsOfBf16) };
         for steps in self.step_blocks(cut.count.div_ceil(2), STEPS_IN_REGISTERS) {
-            let lines = self.lines(panels, &steps);
+            let lines = self.weights.lines(panels, &steps);
             for (at, sums) in sums.chunks_mut(2 * cut.rows).enumerate() {
                 let first = self.rows.0 + item.rows.start + at * 2 * cut.rows;
                 let x = self.x.block(first, &steps, sums.len() / cut.rows);

@@ -4,10 +4,12 @@ use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use super::amx::RowBlock;
-use super::parallel::{SharedSlice, Workers};
+use super::parallel::{ENOUGH_ELEMENTS, SharedSlice, Workers};
+use super::quantised_rows::{GROUP_WORDS, QuantisedRows, RowLayout};
 use super::{Arithmetic, Kernel, LANES};
 use crate::buffer::Buffer;
 use crate::tensor::Tensor;
+use crate::weights::quantised::GROUP_COLUMNS;
 
 /// Rows that may be read, not used, beyond the last one: fewer than the tile registers that the rows of an item fill.
 const ROWS_BEYOND: usize = 8;
@@ -41,6 +43,18 @@ impl FedRows<'_> {
         RowBlock { words, stride: self.stride, count }
     }
 
+    /// Returns `count` rows of small integers from `first` on, and their groups from `first_group` on.
+    pub(crate) fn quantised(
+        &self,
+        first: usize,
+        count: usize,
+        first_group: usize,
+    ) -> QuantisedRows<'_> {
+        let layout = RowLayout { groups: self.len / (GROUP_WORDS + 2) };
+        let words = &self.words()[first * self.stride..];
+        QuantisedRows { words, stride: self.stride, layout, rows: count, first_group }
+    }
+
     fn words(&self) -> &[u32] {
         match &self.words {
             Words::Same(words) => words,
@@ -54,17 +68,27 @@ pub(crate) struct Feeding<'a> {
     kernel: Kernel,
     words: SharedSlice<'a, u32>,
     stride: usize,
+    columns: usize,
 }
 
 impl Feeding<'_> {
-    /// Feeds `values` of a row from `column` on, an even one.
+    /// Feeds `values` of a row from `column` on, a multiple of 32.
     ///
     /// # Safety
     /// No other thread feeds the same place.
     pub(crate) unsafe fn feed(&self, row: usize, column: usize, values: &[f32]) {
-        let at = row * self.stride + self.kernel.words_of_columns(column);
-        // SAFETY: the caller keeps places apart; two columns that share a word are fed together.
-        let words = unsafe { self.words.part(at, self.kernel.words_of_columns(values.len())) };
+        let start = row * self.stride;
+        // SAFETY: the caller keeps places apart; columns that share a word are fed together.
+        let part =
+            |range: Range<usize>| unsafe { self.words.part(start + range.start, range.len()) };
+        if self.kernel.arithmetic == Arithmetic::Groups {
+            let layout = RowLayout::of(self.columns);
+            let first = column / GROUP_COLUMNS;
+            let groups = first..first + values.len().div_ceil(GROUP_COLUMNS);
+            return self.kernel.quantise(values, layout.parts(&groups).map(part));
+        }
+        let first = self.kernel.words_of_columns(column);
+        let words = part(first..first + self.kernel.words_of_columns(values.len()));
         self.kernel.feed_values(values, words);
     }
 }
@@ -82,12 +106,14 @@ impl Kernel {
             return FedRows { words, len: x.cols(), stride: x.cols() };
         }
         let rows = listed.map_or(x.rows(), <[u32]>::len);
-        self.feed_with(rows, x.cols(), |words, stride| {
-            let count = self.words_of_columns(x.cols());
-            workers.for_rows(&mut words[..rows * stride], stride, |first, part| {
-                for (row, words) in (first..).zip(part.chunks_mut(stride)) {
+        let rows_per_item = (ENOUGH_ELEMENTS / x.cols().max(1)).max(1);
+        self.feed_in_parts(rows, x.cols(), |feeding| {
+            workers.run(rows.div_ceil(rows_per_item), |item| {
+                let first = item * rows_per_item;
+                for row in first..rows.min(first + rows_per_item) {
                     let source = listed.map_or(row, |listed| listed[row] as usize);
-                    self.feed_values(x.row(source), &mut words[..count]);
+                    // SAFETY: each row belongs to one item.
+                    unsafe { feeding.feed(row, 0, x.row(source)) };
                 }
             });
         })
@@ -100,27 +126,19 @@ impl Kernel {
         cols: usize,
         write: impl FnOnce(&Feeding<'_>),
     ) -> FedRows<'static> {
-        self.feed_with(rows, cols, |words, stride| {
-            write(&Feeding { kernel: self, words: SharedSlice::new(words), stride });
-        })
-    }
-
-    /// Returns rows whose columns `write` writes, given the words of all rows and the distance between two of them;
-    /// what is missing for a whole step along K is zero.
-    fn feed_with(
-        self,
-        rows: usize,
-        cols: usize,
-        write: impl FnOnce(&mut [u32], usize),
-    ) -> FedRows<'static> {
-        let len = self.steps(cols) * self.words_per_step();
+        let len = match self.arithmetic {
+            Arithmetic::Groups => RowLayout::of(cols).words(),
+            _ => self.steps(cols) * self.words_per_step(),
+        };
         // Rows a power of two apart would fall into the same sets of the cache.
         let stride = len.next_multiple_of(LANES) + LANES;
         let mut buffer = Buffer::stale((rows + ROWS_BEYOND) * stride);
         for row in buffer.words_mut().chunks_mut(stride).take(rows) {
+            // What is missing for a whole step along K.
             row[self.words_of_columns(cols)..len].fill(0);
         }
-        write(buffer.words_mut(), stride);
+        let words = SharedSlice::new(buffer.words_mut());
+        write(&Feeding { kernel: self, words, stride, columns: cols });
         FedRows { words: Words::Own(buffer), len, stride }
     }
 
@@ -133,6 +151,7 @@ impl Kernel {
     pub(crate) fn steps(self, k: usize) -> usize {
         match self.arithmetic {
             Arithmetic::F32 => k,
+            Arithmetic::Groups => RowLayout::of(k).groups,
             _ if self.has_tile_registers() => k.div_ceil(2).next_multiple_of(LANES),
             Arithmetic::WidenedBf16 | Arithmetic::Bf16Pairs => k.div_ceil(2),
         }
@@ -143,6 +162,7 @@ impl Kernel {
         match self.arithmetic {
             Arithmetic::Bf16Pairs => columns.div_ceil(2),
             Arithmetic::F32 | Arithmetic::WidenedBf16 => columns,
+            Arithmetic::Groups => columns.div_ceil(GROUP_COLUMNS) * GROUP_WORDS,
         }
     }
 
@@ -151,6 +171,8 @@ impl Kernel {
             Arithmetic::F32 => words.copy_from_slice(bytemuck::cast_slice(values)),
             Arithmetic::WidenedBf16 => self.round(values, bytemuck::cast_slice_mut(words)),
             Arithmetic::Bf16Pairs => self.pair(values, words),
+            // They have scales and sums beside the words of their columns.
+            Arithmetic::Groups => {}
         }
     }
 }

@@ -51,7 +51,12 @@ impl InstructionSet {
             Self::Portable => true,
             Self::Avx2 => avx2,
             Self::Avx512 => avx512,
-            Self::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
+            Self::Avx512Bf16 => {
+                avx512
+                    && is_x86_feature_detected!("avx512bf16")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
             Self::Amx => Self::Avx512Bf16.is_supported() && amx::is_available(),
         }
     }

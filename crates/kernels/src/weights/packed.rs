@@ -12,9 +12,13 @@
 //! The second is the order of the dot-product instructions of AVX-512-BF16 and of the right
 //! operand of AMX, a register of which takes sixteen lines. Rows beyond n and columns beyond k are zero.
 
+use std::ops::Range;
+
+use super::WeightFormat;
+use super::quantised::{Bits, Quantised};
 use super::source::Source;
 use crate::cpu::parallel::Workers;
-use crate::cpu::{LANES, Line};
+use crate::cpu::{LANES, Line, TILE_PANELS};
 use crate::dtype::{Dtype, bf16_bits};
 use crate::error::Error;
 
@@ -30,8 +34,8 @@ pub(crate) struct Packed {
 
 #[derive(Debug)]
 enum Panels {
-    F32(Vec<Line>),
-    Bf16(Vec<Line>),
+    Plain(Dtype, Vec<Line>),
+    Quantised(Quantised),
 }
 
 impl Packed {
@@ -39,30 +43,19 @@ impl Packed {
     pub(super) fn pack(
         sources: &[Source<'_>],
         (n, k): (usize, usize),
-        dtype: Dtype,
+        format: WeightFormat,
         workers: &Workers,
     ) -> Result<Self, Error> {
-        let steps = match dtype {
-            Dtype::F32 => k,
-            Dtype::Bf16 => k.div_ceil(2).next_multiple_of(LANES),
-        };
-        let panels = n.div_ceil(LANES) * sources.len();
-        let mut lines = zeroed_lines("packed weights", panels.checked_mul(steps))?;
-        workers.for_rows(&mut lines, steps, |first, lines| {
-            for (offset, lines) in lines.chunks_mut(steps).enumerate() {
-                let panel = first + offset;
-                let rows = panel / sources.len() * LANES..n;
-                let source = sources[panel % sources.len()];
-                for (lane, row) in rows.take(LANES).enumerate() {
-                    write_lane(source.row(row, k), dtype, lane, lines);
-                }
+        let quantised =
+            |bits| Quantised::pack(sources, (n, k), bits, workers).map(Panels::Quantised);
+        let panels = match format {
+            WeightFormat::Plain(dtype) => {
+                Panels::Plain(dtype, pack_plain(sources, (n, k), dtype, workers)?)
             }
-        });
-        let panels = match dtype {
-            Dtype::F32 => Panels::F32(lines),
-            Dtype::Bf16 => Panels::Bf16(lines),
+            WeightFormat::Int8 => quantised(Bits::Eight)?,
+            WeightFormat::Int4 => quantised(Bits::Four)?,
         };
-        Ok(Self { panels, n, k, steps })
+        Ok(Self { panels, n, k, steps: steps(k, format.dtype()) })
     }
 
     pub(crate) fn n(&self) -> usize {
@@ -73,32 +66,79 @@ impl Packed {
         self.k
     }
 
-    pub(crate) fn dtype(&self) -> Dtype {
-        match self.panels {
-            Panels::F32(_) => Dtype::F32,
-            Panels::Bf16(_) => Dtype::Bf16,
+    pub(crate) fn format(&self) -> WeightFormat {
+        match &self.panels {
+            Panels::Plain(dtype, _) => WeightFormat::Plain(*dtype),
+            Panels::Quantised(weights) if weights.bits() == Bits::Eight => WeightFormat::Int8,
+            Panels::Quantised(_) => WeightFormat::Int4,
+        }
+    }
+
+    pub(crate) fn quantised(&self) -> Option<&Quantised> {
+        match &self.panels {
+            Panels::Plain(..) => None,
+            Panels::Quantised(weights) => Some(weights),
         }
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        std::mem::size_of_val(self.lines())
+        match &self.panels {
+            Panels::Plain(_, lines) => std::mem::size_of_val(&**lines),
+            Panels::Quantised(weights) => weights.bytes(),
+        }
     }
 
     /// Returns the number of panels.
     pub(crate) fn panels(&self) -> usize {
-        self.lines().len().checked_div(self.steps).unwrap_or(0)
-    }
-
-    /// Returns the lines of one panel.
-    pub(crate) fn panel(&self, panel: usize) -> &[Line] {
-        &self.lines()[panel * self.steps..][..self.steps]
-    }
-
-    fn lines(&self) -> &[Line] {
         match &self.panels {
-            Panels::F32(lines) | Panels::Bf16(lines) => lines,
+            Panels::Plain(_, lines) => lines.len().checked_div(self.steps).unwrap_or(0),
+            Panels::Quantised(weights) => weights.panels(),
         }
     }
+
+    /// Returns some lines of each of up to [`TILE_PANELS`] panels of a weight that is not quantised.
+    pub(crate) fn lines(
+        &self,
+        panels: &Range<usize>,
+        steps: &Range<usize>,
+    ) -> [&[Line]; TILE_PANELS] {
+        let mut lines: [&[Line]; TILE_PANELS] = [&[]; TILE_PANELS];
+        if let Panels::Plain(_, all) = &self.panels {
+            for (lines, panel) in lines.iter_mut().zip(panels.clone()) {
+                *lines = &all[panel * self.steps..][steps.clone()];
+            }
+        }
+        lines
+    }
+}
+
+/// Lines of one panel.
+fn steps(k: usize, dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::F32 => k,
+        Dtype::Bf16 => k.div_ceil(2).next_multiple_of(LANES),
+    }
+}
+
+fn pack_plain(
+    sources: &[Source<'_>],
+    (n, k): (usize, usize),
+    dtype: Dtype,
+    workers: &Workers,
+) -> Result<Vec<Line>, Error> {
+    let steps = steps(k, dtype);
+    let panels = n.div_ceil(LANES) * sources.len();
+    let mut lines = zeroed_lines("packed weights", panels.checked_mul(steps))?;
+    workers.for_rows(&mut lines, steps, |first, lines| {
+        for (panel, lines) in (first..).zip(lines.chunks_mut(steps)) {
+            let rows = panel / sources.len() * LANES..n;
+            let source = sources[panel % sources.len()];
+            for (lane, row) in rows.take(LANES).enumerate() {
+                write_lane(source.row(row, k), dtype, lane, lines);
+            }
+        }
+    });
+    Ok(lines)
 }
 
 /// Returns `count` zero lines for `what`; `None` is a count that overflowed.
@@ -156,10 +196,11 @@ mod tests {
         let weight: Vec<f32> = (0..n * k).map(|i| (i / k) as f32 + (i % k) as f32 / 8.0).collect();
         let workers = Workers::start(NonZeroUsize::MIN).unwrap();
         let sources = [Source::F32(&weight)];
-        let packed = Packed::pack(&sources, (n, k), Dtype::Bf16, &workers).unwrap();
-        assert_eq!((packed.panels(), packed.panel(1).len()), (2, 16));
+        let packed = Packed::pack(&sources, (n, k), Dtype::Bf16.into(), &workers).unwrap();
+        assert_eq!(packed.panels(), 2);
+        let lines = packed.lines(&(0..2), &(0..16));
         let element = |row: usize, column: usize| {
-            let word = packed.panel(row / LANES)[column / 2].0[row % LANES];
+            let word = lines[row / LANES][column / 2].0[row % LANES];
             f32::from_bits((word >> (16 * (column % 2))) << 16)
         };
         for row in 0..32 {

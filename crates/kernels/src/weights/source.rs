@@ -42,6 +42,23 @@ impl Source<'_> {
         Ok(read(elements))
     }
 
+    /// Copies elements from `first` on to `values`, as many as there are and as fit; returns how many.
+    pub(super) fn read(&self, first: usize, values: &mut [f32]) -> usize {
+        match self {
+            Source::F32(elements) => {
+                let elements = &elements[first.min(elements.len())..];
+                values.iter_mut().zip(elements).for_each(|(value, element)| *value = *element);
+                elements.len().min(values.len())
+            }
+            Source::Bf16(elements) => {
+                let elements = &elements[first.min(elements.len())..];
+                let pairs = values.iter_mut().zip(elements);
+                pairs.for_each(|(value, element)| *value = element.to_f32());
+                elements.len().min(values.len())
+            }
+        }
+    }
+
     /// Returns row `row` of `k` elements.
     pub(super) fn row(&self, row: usize, k: usize) -> Source<'_> {
         match self {

@@ -3,7 +3,9 @@
 use guildhall_kernels::{Device, Dtype, ExpertRows, InstructionSet, RopeTable, Tensor};
 use proptest::prelude::*;
 
-use crate::support::{DTYPES, assert_same, device, devices, experts, matrix, tensor, values};
+use crate::support::{
+    DTYPES, FORMATS, assert_same, device, devices, experts, matrix, tensor, values,
+};
 
 /// Row counts around the sizes of tiles and blocks.
 const COUNTS: [usize; 14] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 17, 64, 131, 300];
@@ -36,9 +38,9 @@ fn a_row_of_linear_does_not_depend_on_the_batch() {
     let weight = matrix(n, k, 1);
     for device in devices() {
         let x = tensor(&device, 300, k, 2);
-        for dtype in DTYPES {
-            let linear = device.linear_weights(&weight, None, dtype).unwrap();
-            let what = format!("linear {} {dtype}", device.instruction_set());
+        for format in FORMATS {
+            let linear = device.linear_weights(&weight, None, format).unwrap();
+            let what = format!("linear {} {format}", device.instruction_set());
             check_rows(&what, &device, &x, |x| device.linear(x, &linear).unwrap());
         }
     }
@@ -48,9 +50,9 @@ fn a_row_of_linear_does_not_depend_on_the_batch() {
 fn a_row_of_ffn_does_not_depend_on_the_batch() {
     for device in devices() {
         let x = tensor(&device, 131, 301, 2);
-        for dtype in DTYPES {
-            let weights = experts(&device, (301, 77), dtype, 3);
-            let what = format!("ffn {} {dtype}", device.instruction_set());
+        for format in FORMATS {
+            let weights = experts(&device, (301, 77), format, 3);
+            let what = format!("ffn {} {format}", device.instruction_set());
             check_rows(&what, &device, &x, |x| device.ffn(x, &weights).unwrap());
         }
     }
@@ -77,14 +79,14 @@ fn threads_do_not_change_a_bit() {
     let (m, n, k) = (150, 333, 257);
     let weight = matrix(n, k, 1);
     for set in InstructionSet::available() {
-        for dtype in DTYPES {
+        for format in FORMATS {
             let results: Vec<(Vec<f32>, Vec<f32>)> = [1, 2, 5]
                 .into_iter()
                 .map(|threads| {
                     let device = device(set, threads);
-                    let linear = device.linear_weights(&weight, None, dtype).unwrap();
+                    let linear = device.linear_weights(&weight, None, format).unwrap();
                     let x = tensor(&device, m, k, 2);
-                    let weights = experts(&device, (k, 70), dtype, 3);
+                    let weights = experts(&device, (k, 70), format, 3);
                     let y = device.linear(&x, &linear).unwrap();
                     let z = device.ffn(&x, &weights).unwrap();
                     (device.host(&y).into_owned(), device.host(&z).into_owned())
@@ -134,10 +136,10 @@ proptest! {
         groups in groups(), hidden in 1usize..70, width in 1usize..70, seed in 0u64..1 << 60,
     ) {
         for device in devices() {
-            for dtype in DTYPES {
+            for format in FORMATS {
                 let x = tensor(&device, 12, hidden, seed);
                 let weights: Vec<_> = (0..groups.len() as u64)
-                    .map(|expert| experts(&device, (hidden, width), dtype, seed + 10 * expert))
+                    .map(|expert| experts(&device, (hidden, width), format, seed + 10 * expert))
                     .collect();
                 let work: Vec<_> = weights
                     .iter()
@@ -208,7 +210,7 @@ fn dtypes_of_cached_results_are_kept() {
     let device = device(InstructionSet::detect(), 1);
     for dtype in DTYPES {
         let weights = experts(&device, (8, 8), dtype, 1);
-        assert_eq!(weights.dtype(), dtype);
+        assert_eq!(weights.format(), dtype.into());
         assert!(weights.bytes() >= 3 * 64 * dtype.size_bytes());
         assert_eq!((weights.hidden(), weights.width()), (8, 8));
     }

@@ -1,15 +1,15 @@
 //! Every operation but attention against candle or a plain f64 computation.
 
 use candle_core::{D, Device as Place, Tensor as Matrix};
-use guildhall_kernels::{Device, Dtype, GateOptions, RopeTable};
+use guildhall_kernels::{Device, Dtype, GateOptions, RopeTable, WeightFormat};
 use proptest::prelude::*;
 
 use crate::support::{
-    DTYPES, assert_near, devices, experts, flat, matrix, rounded, tensor, values,
+    DTYPES, assert_near, assert_same, devices, experts, flat, matrix, rounded, tensor, values,
 };
 
-fn name(device: &Device, dtype: Dtype) -> String {
-    format!("{} {dtype}", device.instruction_set())
+fn name(device: &Device, format: impl std::fmt::Display) -> String {
+    format!("{} {format}", device.instruction_set())
 }
 
 fn silu(x: f64) -> f64 {
@@ -38,7 +38,7 @@ proptest! {
             let expected = flat(&y);
             for device in devices() {
                 let linear = device.linear_weights(&w, bias.then_some(&b), dtype).unwrap();
-                prop_assert_eq!((linear.n(), linear.k(), linear.dtype()), (n, k, dtype));
+                prop_assert_eq!((linear.n(), linear.k(), linear.format()), (n, k, dtype.into()));
                 let y = device.linear(&tensor(&device, m, k, seed), &linear).unwrap();
                 assert_near(&name(&device, dtype), &device.host(&y), &expected, 1e-5);
             }
@@ -227,6 +227,37 @@ fn weights_of_any_dtype_pack_alike() {
         device.host(&device.linear(&x, &weight).unwrap()).into_owned()
     };
     assert_eq!(product(&view), product(&copy));
+}
+
+#[test]
+fn quantised_products_are_near_and_the_same_everywhere() {
+    let (m, n, k) = (21, 150, 331);
+    let (weight, x) = (matrix(n, k, 5), matrix(m, k, 6));
+    let f64s = |matrix: &Matrix| matrix.to_dtype(candle_core::DType::F64).unwrap();
+    let expected = flat(&f64s(&x).matmul(&f64s(&weight).t().unwrap()).unwrap());
+    for (format, tolerance) in [(WeightFormat::Int8, 0.01), (WeightFormat::Int4, 0.1)] {
+        let product = |device: &Device| {
+            let weights = device.linear_weights(&weight, None, format).unwrap();
+            let y = device.linear(&tensor(device, m, k, 6), &weights).unwrap();
+            device.host(&y).into_owned()
+        };
+        let first = product(&devices()[0]);
+        assert_near(&format.to_string(), &first, &expected, tolerance);
+        for device in &devices()[1..] {
+            assert_same(&name(device, format), &product(device), &first);
+        }
+    }
+}
+
+#[test]
+fn quantised_weights_take_as_many_bytes_as_they_say() {
+    let device = &devices()[0];
+    let bits_per_weight = |format| {
+        let weights = device.linear_weights(&matrix(64, 64, 1), None, format).unwrap();
+        8.0 * weights.bytes() as f64 / (64.0 * 64.0)
+    };
+    assert_eq!(bits_per_weight(WeightFormat::Int8), 8.5);
+    assert_eq!(bits_per_weight(WeightFormat::Int4), 5.0);
 }
 
 #[test]

@@ -3,9 +3,17 @@
 use std::num::NonZeroUsize;
 
 use candle_core::{DType, Device as Place, Tensor as Matrix};
-use guildhall_kernels::{CpuOptions, Device, Dtype, ExpertWeights, InstructionSet, Tensor};
+use guildhall_kernels::{
+    CpuOptions, Device, Dtype, ExpertWeights, InstructionSet, Tensor, WeightFormat,
+};
 
 pub(crate) const DTYPES: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
+pub(crate) const FORMATS: [WeightFormat; 4] = [
+    WeightFormat::Plain(Dtype::F32),
+    WeightFormat::Plain(Dtype::Bf16),
+    WeightFormat::Int8,
+    WeightFormat::Int4,
+];
 
 pub(crate) fn device(set: InstructionSet, threads: usize) -> Device {
     let threads = NonZeroUsize::new(threads).unwrap();
@@ -42,13 +50,13 @@ pub(crate) fn tensor(device: &Device, rows: usize, cols: usize, seed: u64) -> Te
 pub(crate) fn experts(
     device: &Device,
     (hidden, width): (usize, usize),
-    dtype: Dtype,
+    format: impl Into<WeightFormat>,
     seed: u64,
 ) -> ExpertWeights {
     let gate = matrix(width, hidden, seed);
     let up = matrix(width, hidden, seed + 1);
     let down = matrix(hidden, width, seed + 2);
-    device.expert_weights(&gate, &up, &down, dtype).unwrap()
+    device.expert_weights(&gate, &up, &down, format).unwrap()
 }
 
 /// Rounds to `dtype` and widens to f64.

@@ -1,0 +1,135 @@
+//! Rows of x as small integers: for each 32 columns, bytes, their scale and their sum.
+
+use std::ops::Range;
+
+use super::LANES;
+use crate::weights::quantised::GROUP_COLUMNS;
+
+/// Words of the bytes of one group.
+pub(crate) const GROUP_WORDS: usize = GROUP_COLUMNS / 4;
+
+/// Where the words of one row are: the bytes of all groups, then the scales of all, then the sums of all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowLayout {
+    /// Groups of a row.
+    pub(crate) groups: usize,
+}
+
+impl RowLayout {
+    pub(crate) fn of(columns: usize) -> Self {
+        Self { groups: columns.div_ceil(GROUP_COLUMNS) }
+    }
+
+    /// Words of a row.
+    pub(crate) fn words(self) -> usize {
+        self.groups * (GROUP_WORDS + 2)
+    }
+
+    /// The words of the bytes, the scales and the sums of some groups.
+    pub(crate) fn parts(self, groups: &Range<usize>) -> [Range<usize>; 3] {
+        let scales = self.groups * GROUP_WORDS;
+        let sums = scales + self.groups;
+        [
+            groups.start * GROUP_WORDS..groups.end * GROUP_WORDS,
+            scales + groups.start..scales + groups.end,
+            sums + groups.start..sums + groups.end,
+        ]
+    }
+}
+
+/// Some groups of some rows.
+#[derive(Clone, Copy)]
+pub(crate) struct QuantisedRows<'a> {
+    /// From the first word of the first row on.
+    pub(crate) words: &'a [u32],
+    /// Words from the beginning of a row to that of the next one.
+    pub(crate) stride: usize,
+    pub(crate) layout: RowLayout,
+    pub(crate) rows: usize,
+    pub(crate) first_group: usize,
+}
+
+impl<'a> QuantisedRows<'a> {
+    /// The bytes of a group, four to a word.
+    #[inline(always)]
+    pub(crate) fn quants(&self, row: usize, group: usize) -> &'a [u32; GROUP_WORDS] {
+        let at = row * self.stride + (self.first_group + group) * GROUP_WORDS;
+        self.words[at..].first_chunk().unwrap_or(&[0; GROUP_WORDS])
+    }
+
+    #[inline(always)]
+    pub(crate) fn scale(&self, row: usize, group: usize) -> f32 {
+        let scales = self.layout.groups * GROUP_WORDS;
+        f32::from_bits(self.words[row * self.stride + scales + self.first_group + group])
+    }
+
+    /// The sum of the bytes of a group.
+    #[inline(always)]
+    pub(crate) fn sum(&self, row: usize, group: usize) -> i32 {
+        let sums = self.layout.groups * (GROUP_WORDS + 1);
+        self.words[row * self.stride + sums + self.first_group + group] as i32
+    }
+
+    /// The sum of the values that the bytes of a group stand for.
+    #[inline(always)]
+    pub(crate) fn scaled_sum(&self, row: usize, group: usize) -> f32 {
+        self.sum(row, group) as f32 * self.scale(row, group)
+    }
+}
+
+/// Quantises one group of `values`, at most 32: writes the bytes, and returns the scale and the sum as words.
+///
+/// A value that is not finite makes the scale so, and with it all that this row gives.
+#[inline(always)]
+pub(crate) fn quantise(values: &[f32], bytes: &mut [u32]) -> [u32; 2] {
+    let mut padded = [0.0f32; GROUP_COLUMNS];
+    padded[..values.len()].copy_from_slice(values);
+    // Without the sign, the bits of floats have the order of integers, and those of a NaN are the largest.
+    let mut largest = [0u32; LANES];
+    for line in padded.as_chunks::<LANES>().0 {
+        for (largest, value) in largest.iter_mut().zip(line) {
+            *largest = (*largest).max(value.abs().to_bits());
+        }
+    }
+    let largest = f32::from_bits(largest.into_iter().fold(0, u32::max));
+    let scale = largest / 127.0;
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let mut sum = 0;
+    for (word, values) in bytes.iter_mut().zip(padded.as_chunks::<4>().0) {
+        // Adding this leaves the nearest integer, ties to even, in the low bits.
+        let quants = values.map(|value| (value * inverse + 12_582_912.0).to_bits() as u8);
+        sum += quants.iter().map(|&quant| i32::from(quant as i8)).sum::<i32>();
+        *word = u32::from_le_bytes(quants);
+    }
+    [scale.to_bits(), sum as u32]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_within_half_a_unit() {
+        let values: Vec<f32> = (0..30).map(|i| (i as f32 * 0.7).sin() * i as f32).collect();
+        let mut words = [0; GROUP_WORDS];
+        let [scale, sum] = quantise(&values, &mut words);
+        let scale = f32::from_bits(scale);
+        let bytes = words.map(u32::to_le_bytes);
+        let quants = bytes.as_flattened().iter().map(|&byte| byte as i8);
+        assert_eq!(sum as i32, quants.clone().map(i32::from).sum::<i32>());
+        assert_eq!(quants.clone().map(|quant| i32::from(quant).abs()).max(), Some(127));
+        for (value, quant) in values.iter().chain(&[0.0, 0.0]).zip(quants) {
+            assert!((value - f32::from(quant) * scale).abs() <= scale * 0.501, "{value} {quant}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_shows() {
+        let mut words = [0; GROUP_WORDS];
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let [scale, _] = quantise(&[1.0, broken, 2.0], &mut words);
+            assert!(!f32::from_bits(scale).is_finite());
+        }
+        assert_eq!(quantise(&[0.0; 32], &mut words), [0, 0]);
+    }
+}
