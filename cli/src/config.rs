@@ -130,6 +130,14 @@ pub(crate) struct UpOptions {
     #[arg(long, env = "GUILDHALL_DTYPE", default_value = "bf16")]
     pub(crate) dtype: String,
 
+    /// What experts are kept in: as --dtype, or int8 or int4, which are made as they are loaded.
+    #[arg(long, env = "GUILDHALL_EXPERT_WEIGHTS", value_name = "FORMAT")]
+    pub(crate) expert_weights: Option<String>,
+
+    /// The same for everything else: attention, output head, shared experts, feed-forward networks without experts.
+    #[arg(long, env = "GUILDHALL_DENSE_WEIGHTS", value_name = "FORMAT")]
+    pub(crate) dense_weights: Option<String>,
+
     /// Port of the gRPC API; 0: any free one.
     #[arg(long, env = "GUILDHALL_GRPC_PORT", default_value_t = 50051)]
     pub(crate) grpc_port: u16,

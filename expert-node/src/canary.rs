@@ -14,12 +14,16 @@
 //! | | rounded to bf16 if the weights are | both ends rounded, which leaves a point but for ties |
 //! | down | sums in f32 | widened as above |
 //! | outputs | rounded to bf16 if the weights are | both ends rounded |
+//!
+//! Quantised weights are computed with the same bits on every processor: they are packed and computed again by plain
+//! code, and every bit is compared.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 
 use guildhall_checkpoint::ExpertTensors;
 use guildhall_ids::ExpertId;
-use guildhall_kernels::{Device, Dtype, ExpertWeights};
+use guildhall_kernels::{CpuOptions, Device, Dtype, ExpertWeights, InstructionSet, WeightFormat};
 
 #[cfg(test)]
 mod tests;
@@ -111,7 +115,19 @@ pub(crate) fn canary(
     if let Some(output) = got.iter().position(|value| !value.is_finite()) {
         return wrong(output, Expected::Finite);
     }
-    let expected = probe.expect(tensors, weights.dtype());
+    if let WeightFormat::Int8 | WeightFormat::Int4 = weights.format() {
+        let reference = probe.compute_again(tensors, weights.format());
+        let reference = reference.map_err(|source| CanaryFailure::Kernel { expert, source })?;
+        let differs = |output: &usize| got[*output].to_bits() != reference[*output].to_bits();
+        return match (0..got.len()).find(differs) {
+            None => Ok(()),
+            Some(output) => {
+                let value = f64::from(reference[output]);
+                wrong(output, Expected::Between(value, value))
+            }
+        };
+    }
+    let expected = probe.expect(tensors, weights.format().dtype());
     let expected = expected.map_err(|source| CanaryFailure::Tensors { expert, source })?;
     for (&output, range) in probe.outputs.iter().zip(expected) {
         if !range.contains(got[output]) {
@@ -158,6 +174,19 @@ impl Probe {
         }
         let y = device.ffn(&device.upload(&row, self.hidden)?, weights)?;
         Ok(device.host(&y).into_owned())
+    }
+
+    /// What plain code gives for weights that it packs itself.
+    fn compute_again(
+        &self,
+        tensors: &ExpertTensors,
+        format: WeightFormat,
+    ) -> Result<Vec<f32>, guildhall_kernels::Error> {
+        let threads = NonZeroUsize::MIN;
+        let instruction_set = Some(InstructionSet::Portable);
+        let device = Device::cpu(CpuOptions { threads, instruction_set })?;
+        let ExpertTensors { gate, up, down } = tensors;
+        self.compute(&device, &device.expert_weights(gate, up, down, format)?)
     }
 
     /// What it may give for the outputs that are compared.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use guildhall_cluster::StoreConfig;
 use guildhall_ids::NodeId;
-use guildhall_kernels::{Dtype, InstructionSet, MemorySize};
+use guildhall_kernels::{Dtype, InstructionSet, MemorySize, WeightFormat};
 use guildhall_transport::Endpoint;
 
 /// Everything that an expert node can be told.
@@ -50,11 +50,15 @@ pub struct ExpertNodeConfig {
     #[arg(long, env = "GUILDHALL_DTYPE", default_value = "bf16")]
     pub dtype: Dtype,
 
+    /// What experts are kept in: as --dtype, or int8 or int4, which are made as they are loaded; the same on all nodes.
+    #[arg(long, env = "GUILDHALL_EXPERT_WEIGHTS", value_name = "FORMAT")]
+    pub expert_weights: Option<WeightFormat>,
+
     /// Threads that compute; default: one for each core.
     #[arg(long, env = "GUILDHALL_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
 
-    /// portable, avx2, avx512 or avx512-bf16; default: the fastest here.
+    /// portable, avx2, avx512, avx512-bf16 or amx; default: the fastest here.
     #[arg(long, env = "GUILDHALL_INSTRUCTION_SET", value_name = "NAME")]
     pub instruction_set: Option<InstructionSet>,
 

@@ -43,6 +43,7 @@ fn start(dtype: Dtype) -> Running {
     let options = NodeOptions {
         node_id: "n0".parse().unwrap(),
         dtype,
+        expert_weights: None,
         device: cpu(),
         hash_cache: Some(hashes.path()),
         max_queued_calls: 8,
@@ -60,6 +61,7 @@ impl Running {
             model_fingerprint: self.checkpoint.fingerprint().0.to_vec(),
             dtype: dtype.to_string(),
             hidden_size: HIDDEN as u32,
+            expert_weights: dtype.to_string(),
         }
     }
 

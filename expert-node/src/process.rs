@@ -139,6 +139,7 @@ fn node_options(config: &ExpertNodeConfig) -> NodeOptions<'_> {
     NodeOptions {
         node_id: config.node_id.clone(),
         dtype: config.dtype,
+        expert_weights: config.expert_weights,
         device: CpuOptions {
             threads: config.threads.unwrap_or(cores),
             instruction_set: config.instruction_set,
@@ -159,6 +160,7 @@ fn node_record(config: &ExpertNodeConfig, node: &Node, listening: &Endpoint) -> 
         model_fingerprint: handshake.model_fingerprint.clone(),
         dtype: handshake.dtype.clone(),
         hidden_size: handshake.hidden_size,
+        expert_weights: handshake.expert_weights.clone(),
         instruction_set: identity.instruction_set.clone(),
         device: "cpu".into(),
         capacity_bytes: config.capacity.of(memory_of_machine()) as u64,

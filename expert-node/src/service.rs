@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use guildhall_checkpoint::Checkpoint;
 use guildhall_ids::NodeId;
-use guildhall_kernels::{CpuOptions, Device, Dtype};
+use guildhall_kernels::{CpuOptions, Device, Dtype, WeightFormat};
 use guildhall_proto::EXPERT_PROTOCOL_VERSION;
 use guildhall_transport::{Call, ExpertBackend, FrameShape, Handshake, Refusal, ReplySlot};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,8 @@ pub(crate) struct Identity {
 pub(crate) struct NodeOptions<'a> {
     pub(crate) node_id: NodeId,
     pub(crate) dtype: Dtype,
+    /// What experts are kept in; `None`: values of the dtype.
+    pub(crate) expert_weights: Option<WeightFormat>,
     pub(crate) device: CpuOptions,
     /// Where expert hashes are recorded; `None` is beside the weights.
     pub(crate) hash_cache: Option<&'a Path>,
@@ -50,7 +52,8 @@ impl Node {
     /// Takes the device and starts the compute thread, which ends when the last clone of the node is dropped.
     ///
     /// # Errors
-    /// A record of hashes that is broken, or a device that cannot be had.
+    /// A record of hashes that is broken, a format of weights that does not go with the dtype, or a device that cannot
+    /// be had.
     pub(crate) fn start(
         checkpoint: Checkpoint,
         options: NodeOptions<'_>,
@@ -58,6 +61,7 @@ impl Node {
     ) -> Result<(Self, JoinHandle<()>), Error> {
         let device = Device::cpu(options.device)?;
         let dtype = options.dtype;
+        let format = WeightFormat::choose(options.expert_weights, dtype)?;
         let identity = Identity {
             node: options.node_id,
             instance: rand::random(),
@@ -66,6 +70,7 @@ impl Node {
                 model_fingerprint: checkpoint.fingerprint().0.to_vec(),
                 dtype: dtype.to_string(),
                 hidden_size: u32::try_from(checkpoint.config().hidden_size).unwrap_or(u32::MAX),
+                expert_weights: format.to_string(),
             },
             instruction_set: device.instruction_set().to_string(),
             dtype,
@@ -75,7 +80,7 @@ impl Node {
             instruction_set: Some(device.instruction_set()),
         };
         let devices = (device.clone(), Device::cpu(alone)?);
-        let shard = Arc::new(Shard::new(checkpoint, devices, dtype, options.hash_cache)?);
+        let shard = Arc::new(Shard::new(checkpoint, devices, format, options.hash_cache)?);
         let max_batch_pairs = options.max_batch_pairs;
         let worker = Worker { device, dtype, shard: Arc::clone(&shard), max_batch_pairs };
         let (queue, thread) = worker.start(options.max_queued_calls)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use guildhall_checkpoint::{Checkpoint, ExpertHash, HashCache};
 use guildhall_ids::ExpertId;
-use guildhall_kernels::{Device, Dtype, ExpertWeights};
+use guildhall_kernels::{Device, ExpertWeights, WeightFormat};
 
 use crate::Error;
 use crate::canary::canary;
@@ -51,7 +51,7 @@ pub(crate) struct Shard {
     device: Device,
     /// The same device with one thread.
     one_thread: Device,
-    dtype: Dtype,
+    format: WeightFormat,
     /// The snapshot that calls use; held for no longer than a copy takes.
     held: Mutex<Arc<Held>>,
     /// Taken while an expert is loaded.
@@ -62,14 +62,14 @@ impl Shard {
     pub(crate) fn new(
         checkpoint: Checkpoint,
         (device, one_thread): (Device, Device),
-        dtype: Dtype,
+        format: WeightFormat,
         hash_cache: Option<&Path>,
     ) -> Result<Self, Error> {
         let cache_dir = hash_cache.unwrap_or(checkpoint.dir());
         let hashes = HashCache::open(cache_dir, checkpoint.fingerprint())?;
         let held = Mutex::new(Arc::default());
         let hashes = Mutex::new(hashes);
-        Ok(Self { checkpoint, device, one_thread, dtype, held, hashes })
+        Ok(Self { checkpoint, device, one_thread, format, held, hashes })
     }
 
     pub(crate) fn checkpoint(&self) -> &Checkpoint {
@@ -123,7 +123,7 @@ impl Shard {
         let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
         let (tensors, hash) = self.checkpoint.verified_expert(id, &mut hashes)?;
         let weights =
-            device.expert_weights(&tensors.gate, &tensors.up, &tensors.down, self.dtype)?;
+            device.expert_weights(&tensors.gate, &tensors.up, &tensors.down, self.format)?;
         canary(device, id, &tensors, &weights).map_err(|e| Error::Canary(Box::new(e)))?;
         Ok((Arc::new(weights), hash))
     }

@@ -121,6 +121,7 @@ fn handshake(config: &RouterConfig, checkpoint: &Checkpoint) -> Handshake {
         model_fingerprint: checkpoint.fingerprint().0.to_vec(),
         dtype: config.dtype.to_string(),
         hidden_size: u32::try_from(checkpoint.config().hidden_size).unwrap_or(u32::MAX),
+        expert_weights: config.expert_format().to_string(),
     }
 }
 
@@ -129,7 +130,7 @@ fn policy(config: &RouterConfig, checkpoint: &Checkpoint, grid: ExpertGrid) -> P
     let values = 3 * model.hidden_size * model.moe.expert_width;
     Policy {
         grid,
-        expert_bytes: (values * config.dtype.size_bytes()) as u64,
+        expert_bytes: config.expert_format().bytes(values) as u64,
         min_nodes: config.min_nodes.map(std::num::NonZeroUsize::get),
         min_replicas: config.min_replicas.get(),
         spare_replicas: config.spare_replicas,

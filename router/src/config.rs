@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use guildhall_chat::ToolFormat;
 use guildhall_cluster::StoreConfig;
-use guildhall_kernels::{Dtype, InstructionSet, MemorySize};
+use guildhall_kernels::{Dtype, InstructionSet, MemorySize, WeightFormat};
 
 /// Everything that a router can be told.
 #[derive(Clone, Debug, clap::Args)]
@@ -102,11 +102,19 @@ pub struct RouterConfig {
     #[arg(long, env = "GUILDHALL_DTYPE", default_value = "bf16")]
     pub dtype: Dtype,
 
+    /// What experts are kept in: as --dtype, or int8 or int4, which are made as they are loaded; the same on all nodes.
+    #[arg(long, env = "GUILDHALL_EXPERT_WEIGHTS", value_name = "FORMAT")]
+    pub expert_weights: Option<WeightFormat>,
+
+    /// The same for everything else: attention, output head, shared experts, feed-forward networks without experts.
+    #[arg(long, env = "GUILDHALL_DENSE_WEIGHTS", value_name = "FORMAT")]
+    pub dense_weights: Option<WeightFormat>,
+
     /// Threads that compute; default: one for each core.
     #[arg(long, env = "GUILDHALL_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
 
-    /// portable, avx2, avx512 or avx512-bf16; default: the fastest here.
+    /// portable, avx2, avx512, avx512-bf16 or amx; default: the fastest here.
     #[arg(long, env = "GUILDHALL_INSTRUCTION_SET", value_name = "NAME")]
     pub instruction_set: Option<InstructionSet>,
 
@@ -184,11 +192,28 @@ impl RouterConfig {
         self.served_model_name.clone().unwrap_or_else(of_dir)
     }
 
+    /// What experts are kept in.
+    #[must_use]
+    pub fn expert_format(&self) -> WeightFormat {
+        self.expert_weights.unwrap_or(self.dtype.into())
+    }
+
+    /// What all other matrices are kept in.
+    #[must_use]
+    pub fn dense_format(&self) -> WeightFormat {
+        self.dense_weights.unwrap_or(self.dtype.into())
+    }
+
     /// Looks for settings that contradict each other.
     ///
     /// # Errors
     /// A sentence that names the flags.
     pub fn check(&self) -> Result<(), String> {
+        for (flag, format) in
+            [("--expert-weights", self.expert_weights), ("--dense-weights", self.dense_weights)]
+        {
+            WeightFormat::choose(format, self.dtype).map_err(|e| format!("{flag}: {e}"))?;
+        }
         if self.experts == ExpertsMode::Local && !self.store.store.is_empty() {
             return Err("--store and --experts local contradict each other".into());
         }

@@ -36,8 +36,9 @@ pub(crate) fn lane_options(
     let blocks = u32::try_from(shape.blocks)
         .map_err(|_| Error::Config(format!("{} KV blocks are too many", shape.blocks)))?;
     let max_positions = max_model_len(config, checkpoint.config(), capacity)?;
+    let formats = (config.dtype, config.dense_format());
     Ok(LaneOptions {
-        model: Model::load(checkpoint, &device, config.dtype, max_positions)?,
+        model: Model::load(checkpoint, &device, formats, max_positions)?,
         cache: device.kv_cache(shape, config.dtype)?,
         scheduler: Scheduler::new(limits, BlockPool::new(blocks, BLOCK_TOKENS)),
         tokenizer: Tokenizer::open(checkpoint.dir())?,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use guildhall_checkpoint::Checkpoint;
 use guildhall_ids::{ExpertId, LayerIdx};
-use guildhall_kernels::{Device, Dtype, ExpertRows, ExpertWeights, Routes, Tensor};
+use guildhall_kernels::{Device, ExpertRows, ExpertWeights, Routes, Tensor, WeightFormat};
 
 use crate::Error;
 use crate::dispatch::{add_scaled_f32, combine};
@@ -22,12 +22,12 @@ impl LocalExperts {
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         device: &Device,
-        dtype: Dtype,
+        format: WeightFormat,
     ) -> Result<Self, Error> {
         let load = |id| {
             let tensors = checkpoint.expert(id)?;
             let weights =
-                device.expert_weights(&tensors.gate, &tensors.up, &tensors.down, dtype)?;
+                device.expert_weights(&tensors.gate, &tensors.up, &tensors.down, format)?;
             Ok((id, weights))
         };
         let weights = checkpoint.config().experts().map(load).collect::<Result<_, Error>>()?;

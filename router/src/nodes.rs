@@ -85,6 +85,7 @@ impl NodeGate {
             model_fingerprint: node.model_fingerprint.clone(),
             dtype: node.dtype.clone(),
             hidden_size: node.hidden_size,
+            expert_weights: node.expert_weights.clone(),
         };
         if let Err(Refusal::Mismatch(reason)) = stated.accept(&self.handshake) {
             return Err(reason);
@@ -114,6 +115,7 @@ mod tests {
             model_fingerprint: vec![7; 32],
             dtype: "bf16".into(),
             hidden_size: 8,
+            expert_weights: "bf16".into(),
         }
     }
 
@@ -134,6 +136,7 @@ mod tests {
                 model_fingerprint: vec![7; 32],
                 dtype: "bf16".into(),
                 hidden_size: 8,
+                expert_weights: "bf16".into(),
                 ..NodeRecord::default()
             };
             view.nodes.insert(node.clone(), record);

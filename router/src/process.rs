@@ -95,7 +95,8 @@ async fn start(config: &RouterConfig, frontend: &Frontend) -> Result<Started, Er
         let model = loading::served_model(&settings, &checkpoint, &options)?;
         let local = settings.experts == ExpertsMode::Local;
         let device = options.model.device();
-        let experts = local.then(|| LocalExperts::load(&checkpoint, device, settings.dtype));
+        let format = settings.expert_format();
+        let experts = local.then(|| LocalExperts::load(&checkpoint, device, format));
         Ok::<_, Error>((options, model, experts.transpose()?))
     });
     let loaded = loaded.await.map_err(|e| Error::Engine(format!("loading the model: {e}")))?;

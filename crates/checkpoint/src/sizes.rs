@@ -36,7 +36,7 @@ pub enum StorageType {
     Bf16,
     /// 1 byte a value and a 16-bit scale for 32 of them; norms and gates stay in bf16.
     Int8,
-    /// Half a byte a value and a 16-bit scale for 32 of them; norms and gates stay in bf16.
+    /// Half a byte a value, and a scale and a minimum of 16 bits for 32 of them; norms and gates stay in bf16.
     Int4,
 }
 
@@ -71,7 +71,7 @@ impl StorageType {
             Self::F32 => 4 * (matrices + rest),
             Self::Bf16 => 2 * (matrices + rest),
             Self::Int8 => matrices + scales + 2 * rest,
-            Self::Int4 => matrices.div_ceil(2) + scales + 2 * rest,
+            Self::Int4 => matrices.div_ceil(2) + 2 * scales + 2 * rest,
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct NodeRecord {
     pub dtype: String,
     /// Values in a row.
     pub hidden_size: u32,
+    /// What its experts are kept in.
+    pub expert_weights: String,
     /// Of its kernels; two nodes with the same one give the same bits.
     pub instruction_set: String,
     /// What it computes on.
@@ -90,6 +92,7 @@ impl NodeRecord {
             model_fingerprint: record.model_fingerprint.into(),
             dtype: record.dtype,
             hidden_size: record.hidden_size,
+            expert_weights: record.expert_weights,
             instruction_set: record.instruction_set,
             device: record.device,
             capacity_bytes: record.capacity_bytes,
@@ -117,6 +120,7 @@ impl NodeRecord {
             model_fingerprint: record.model_fingerprint.into(),
             dtype: record.dtype,
             hidden_size: record.hidden_size,
+            expert_weights: record.expert_weights,
             instruction_set: record.instruction_set,
             device: record.device,
             capacity_bytes: record.capacity_bytes,

@@ -1,6 +1,8 @@
 //! What an operation may refuse, and why.
 
 use crate::device::InstructionSet;
+use crate::dtype::Dtype;
+use crate::weights::WeightFormat;
 
 /// The reason why an operation or a constructor of this crate gave no result.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,14 @@ pub enum Error {
         what: &'static str,
         /// The name that was given.
         got: String,
+    },
+    /// The format of weights does not go with the dtype of rows.
+    #[error("{format} weights do not go with rows of {dtype}, but with {}", format.dtype())]
+    Format {
+        /// The format that was chosen.
+        format: WeightFormat,
+        /// What rows are.
+        dtype: Dtype,
     },
     /// A weight could not be read from its tensor.
     #[error("cannot read the {what} weight")]

@@ -142,6 +142,7 @@ impl Wire {
             model_fingerprint: vec![1; 32],
             dtype: "bf16".into(),
             hidden_size: u32::try_from(shape.hidden_size).unwrap(),
+            expert_weights: "bf16".into(),
         };
         let runtime = runtime();
         let link = runtime.block_on(GrpcLink::open(&node, &handshake, "bench", shape)).unwrap();

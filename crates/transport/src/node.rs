@@ -11,6 +11,8 @@ pub struct Handshake {
     pub dtype: String,
     /// Values in a row.
     pub hidden_size: u32,
+    /// What experts are kept in, such as `bf16` or `int8`.
+    pub expert_weights: String,
 }
 
 /// Why a node does not work with a router.
@@ -47,6 +49,10 @@ impl Handshake {
         if self.dtype != router.dtype {
             return differ("dtype", router.dtype.clone(), self.dtype.clone());
         }
+        if self.expert_weights != router.expert_weights {
+            let (theirs, ours) = (router.expert_weights.clone(), self.expert_weights.clone());
+            return differ("expert weights", theirs, ours);
+        }
         if self.hidden_size != router.hidden_size {
             let (theirs, ours) = (router.hidden_size, self.hidden_size);
             return differ("hidden size", theirs.to_string(), ours.to_string());
@@ -65,6 +71,7 @@ mod tests {
             model_fingerprint: vec![0xab; 32],
             dtype: "bf16".into(),
             hidden_size: 64,
+            expert_weights: "bf16".into(),
         }
     }
 
@@ -81,6 +88,7 @@ mod tests {
         check(|r| r.protocol_version = 2, "protocol version 2, this node 1");
         check(|r| r.model_fingerprint[0] = 0, "fingerprint 00abab");
         check(|r| r.dtype = "f32".into(), "dtype f32, this node bf16");
+        check(|r| r.expert_weights = "int8".into(), "expert weights int8, this node bf16");
         check(|r| r.hidden_size = 32, "hidden size 32, this node 64");
     }
 }

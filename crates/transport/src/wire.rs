@@ -149,6 +149,7 @@ pub(crate) fn hello_to_wire(handshake: &Handshake, router_id: &str) -> v1::Hello
         model_fingerprint: Bytes::copy_from_slice(&handshake.model_fingerprint),
         dtype: handshake.dtype.clone(),
         hidden_size: handshake.hidden_size,
+        expert_weights: handshake.expert_weights.clone(),
         router_id: router_id.into(),
     }
 }
@@ -159,6 +160,7 @@ pub(crate) fn hello_from_wire(hello: v1::Hello) -> Handshake {
         model_fingerprint: hello.model_fingerprint.to_vec(),
         dtype: hello.dtype,
         hidden_size: hello.hidden_size,
+        expert_weights: hello.expert_weights,
     }
 }
 

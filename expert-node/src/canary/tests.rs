@@ -10,6 +10,13 @@ use super::*;
 
 const EXPERT: ExpertId = ExpertId { layer: LayerIdx(1), expert: ExpertIdx(3) };
 
+const FORMATS: [WeightFormat; 4] = [
+    WeightFormat::Plain(Dtype::F32),
+    WeightFormat::Plain(Dtype::Bf16),
+    WeightFormat::Int8,
+    WeightFormat::Int4,
+];
+
 fn devices() -> Vec<Device> {
     let sets = InstructionSet::available().into_iter();
     let options =
@@ -29,8 +36,12 @@ fn demo() -> Checkpoint {
     Checkpoint::open(models().last().unwrap()).unwrap()
 }
 
-fn pack(device: &Device, tensors: &ExpertTensors, dtype: Dtype) -> ExpertWeights {
-    device.expert_weights(&tensors.gate, &tensors.up, &tensors.down, dtype).unwrap()
+fn pack(
+    device: &Device,
+    tensors: &ExpertTensors,
+    format: impl Into<WeightFormat>,
+) -> ExpertWeights {
+    device.expert_weights(&tensors.gate, &tensors.up, &tensors.down, format).unwrap()
 }
 
 fn copy(tensors: &ExpertTensors) -> ExpertTensors {
@@ -47,11 +58,10 @@ fn every_expert_of_every_model_passes() {
         let checkpoint = Checkpoint::open(&model).unwrap();
         for id in checkpoint.config().experts() {
             let tensors = checkpoint.expert(id).unwrap();
-            for (device, dtype) in devices
-                .iter()
-                .flat_map(|device| [Dtype::F32, Dtype::Bf16].map(|dtype| (device, dtype)))
+            for (device, format) in
+                devices.iter().flat_map(|device| FORMATS.map(|format| (device, format)))
             {
-                let weights = pack(device, &tensors, dtype);
+                let weights = pack(device, &tensors, format);
                 canary(device, id, &tensors, &weights).unwrap();
             }
         }
@@ -78,7 +88,7 @@ fn experts_of_any_size_pass() {
             // Products that vanish, silu on its straight part, and far beyond its bend.
             for factor in [1e-37, 1e-20, 1e-3, 30.0, 3000.0] {
                 let tensors = part(&expert, size, factor);
-                for dtype in [Dtype::F32, Dtype::Bf16] {
+                for dtype in FORMATS {
                     let weights = pack(&device, &tensors, dtype);
                     let passed = canary(&device, EXPERT, &tensors, &weights);
                     passed.unwrap_or_else(|e| panic!("{size:?} {factor} {dtype}: {e}"));
@@ -114,7 +124,7 @@ fn check(spoil: impl Fn(&mut ExpertTensors, &Probe), expected: &str) {
     let probe = Probe::of(EXPERT, demo().config().hidden_size);
     spoil(&mut spoiled, &probe);
     for device in devices() {
-        for dtype in [Dtype::F32, Dtype::Bf16] {
+        for dtype in FORMATS {
             let weights = pack(&device, &spoiled, dtype);
             let found = canary(&device, EXPERT, &tensors, &weights).unwrap_err().to_string();
             let set = device.instruction_set();

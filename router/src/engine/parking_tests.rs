@@ -94,7 +94,7 @@ fn start(expert_wait_timeout: Duration) -> Running {
     let shape = KvShape { layers: 3, blocks: 16, block_tokens: 4, kv_heads: 2, head_dim: 8 };
     let limits = Limits { max_running: 8, max_batched_tokens: 64 };
     let options = LaneOptions {
-        model: Model::load(&checkpoint, &device, Dtype::F32, 64).unwrap(),
+        model: Model::load(&checkpoint, &device, (Dtype::F32, Dtype::F32.into()), 64).unwrap(),
         cache: device.kv_cache(shape, Dtype::F32).unwrap(),
         scheduler: Scheduler::new(limits, BlockPool::new(16, 4)),
         tokenizer: None,
@@ -102,7 +102,7 @@ fn start(expert_wait_timeout: Duration) -> Running {
         expert_wait_timeout,
         stop: CancellationToken::new(),
     };
-    let experts = LocalExperts::load(&checkpoint, &device, Dtype::F32).unwrap();
+    let experts = LocalExperts::load(&checkpoint, &device, Dtype::F32.into()).unwrap();
     let (weather, stop) = (Arc::<Mutex<Weather>>::default(), options.stop.clone());
     let experts = Unreliable { experts, weather: Arc::clone(&weather), error: None };
     let (engine, thread) = Lane::start(options, move |_| Box::new(experts)).unwrap();

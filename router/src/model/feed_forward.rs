@@ -8,7 +8,7 @@ use crate::Error;
 
 pub(super) enum FeedForwardBlock {
     Dense(ExpertWeights),
-    Moe(MoeBlock),
+    Moe(Box<MoeBlock>),
 }
 
 impl FeedForwardBlock {

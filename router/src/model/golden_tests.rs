@@ -79,8 +79,8 @@ impl Bench {
             head_dim: config.attention.head_dim,
         };
         Self {
-            model: Model::load(&checkpoint, &device, dtype, 128).unwrap(),
-            experts: LocalExperts::load(&checkpoint, &device, dtype).unwrap(),
+            model: Model::load(&checkpoint, &device, (dtype, dtype.into()), 128).unwrap(),
+            experts: LocalExperts::load(&checkpoint, &device, dtype.into()).unwrap(),
             cache: device.kv_cache(shape, dtype).unwrap(),
         }
     }

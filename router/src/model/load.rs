@@ -4,7 +4,9 @@ use guildhall_checkpoint::{
     Checkpoint, ExpertTensors, FeedForward, LayerConfig, ModelConfig, QkNorm,
 };
 use guildhall_ids::LayerIdx;
-use guildhall_kernels::{Device, Dtype, ExpertWeights, GateOptions, Linear, RopeTable, Vector};
+use guildhall_kernels::{
+    Device, Dtype, ExpertWeights, GateOptions, Linear, RopeTable, Vector, WeightFormat,
+};
 
 use super::attention::AttentionBlock;
 use super::feed_forward::FeedForwardBlock;
@@ -13,11 +15,12 @@ use super::{Layer, Model};
 use crate::Error;
 
 impl Model {
-    /// Loads everything but the experts; positions up to `max_positions` can be computed.
+    /// Loads everything but the experts: the table of tokens as the dtype, matrices in the format. Positions up to
+    /// `max_positions` can be computed.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         device: &Device,
-        dtype: Dtype,
+        (dtype, format): (Dtype, WeightFormat),
         max_positions: usize,
     ) -> Result<Self, Error> {
         let config = checkpoint.config().clone();
@@ -27,7 +30,7 @@ impl Model {
             true => embedding.clone(),
             false => checkpoint.tensor("lm_head.weight", &[vocab, hidden])?,
         };
-        let loader = Loader { checkpoint, config: &config, device, dtype };
+        let loader = Loader { checkpoint, config: &config, device, format };
         let layers = (0..).map(LayerIdx).zip(&config.layers);
         let layers = layers.map(|(index, layer)| loader.layer(index, layer));
         let attention = &config.attention;
@@ -42,7 +45,7 @@ impl Model {
             rope,
             layers: layers.collect::<Result<_, Error>>()?,
             final_norm: loader.vector("model.norm.weight", hidden)?,
-            head: device.linear_weights(&head, None, dtype)?,
+            head: device.linear_weights(&head, None, format)?,
             config,
         })
     }
@@ -52,7 +55,7 @@ struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a ModelConfig,
     device: &'a Device,
-    dtype: Dtype,
+    format: WeightFormat,
 }
 
 impl Loader<'_> {
@@ -64,7 +67,7 @@ impl Loader<'_> {
                 let tensors = self.checkpoint.dense_ffn(index, width)?;
                 FeedForwardBlock::Dense(self.ffn(&tensors)?)
             }
-            FeedForward::Moe => FeedForwardBlock::Moe(self.moe(index)?),
+            FeedForward::Moe => FeedForwardBlock::Moe(Box::new(self.moe(index)?)),
         };
         Ok(Layer {
             attention_norm: self.vector(&format!("{prefix}.input_layernorm.weight"), hidden)?,
@@ -127,7 +130,7 @@ impl Loader<'_> {
             true => Some(self.checkpoint.tensor(&format!("{name}.bias"), &shape[..1])?),
             false => None,
         };
-        Ok(self.device.linear_weights(&weight, bias.as_ref(), self.dtype)?)
+        Ok(self.device.linear_weights(&weight, bias.as_ref(), self.format)?)
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vector, Error> {
@@ -136,6 +139,6 @@ impl Loader<'_> {
 
     fn ffn(&self, tensors: &ExpertTensors) -> Result<ExpertWeights, Error> {
         let ExpertTensors { gate, up, down } = tensors;
-        Ok(self.device.expert_weights(gate, up, down, self.dtype)?)
+        Ok(self.device.expert_weights(gate, up, down, self.format)?)
     }
 }

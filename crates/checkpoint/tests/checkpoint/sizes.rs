@@ -141,9 +141,9 @@ fn the_fullest_node_holds_its_share_of_every_layer_rounded_up() {
         let node = NodeBytes::of(&config, StorageType::Bf16, (nodes, replicas));
         assert_eq!(node.experts, experts, "{replicas} replicas on {nodes} nodes");
     }
-    // 32 values share a scale of two bytes.
+    // 32 values share a scale of two bytes, and with four bits a minimum of two more.
     assert_eq!(node(&config, StorageType::Int8, 8).1, 32 * (expert + expert / 16));
-    assert_eq!(node(&config, StorageType::Int4, 8).1, 32 * (expert / 2 + expert / 16));
+    assert_eq!(node(&config, StorageType::Int4, 8).1, 32 * (expert / 2 + expert / 8));
 }
 
 #[test]

@@ -21,7 +21,26 @@ impl WeightFormat {
     const ALL: [Self; 4] =
         [Self::Plain(Dtype::F32), Self::Plain(Dtype::Bf16), Self::Int8, Self::Int4];
 
-    /// Returns what the weights are when they are multiplied: quantised ones become bf16.
+    /// Returns the format that was chosen, or else that of `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when the format does not go with `dtype`: quantised weights go with bf16.
+    pub fn choose(chosen: Option<Self>, dtype: Dtype) -> Result<Self, Error> {
+        let format = chosen.unwrap_or(Self::Plain(dtype));
+        if format.dtype() == dtype { Ok(format) } else { Err(Error::Format { format, dtype }) }
+    }
+
+    /// Returns the bytes that so many weights take.
+    #[must_use]
+    pub fn bytes(self, weights: usize) -> usize {
+        match self {
+            Self::Plain(dtype) => weights * dtype.size_bytes(),
+            Self::Int8 => weights + weights.div_ceil(32) * 2,
+            Self::Int4 => weights.div_ceil(2) + weights.div_ceil(32) * 4,
+        }
+    }
+
+    /// Returns the dtype of the rows that go with the weights.
     #[must_use]
     pub fn dtype(self) -> Dtype {
         match self {
@@ -66,5 +85,15 @@ mod tests {
             assert_eq!(format.to_string().parse::<WeightFormat>().unwrap(), format);
         }
         assert!("int5".parse::<WeightFormat>().is_err());
+    }
+
+    #[test]
+    fn formats_go_with_their_dtype() {
+        let int8 = WeightFormat::Int8;
+        assert_eq!(WeightFormat::choose(None, Dtype::F32).unwrap(), Dtype::F32.into());
+        assert_eq!(WeightFormat::choose(Some(int8), Dtype::Bf16).unwrap(), int8);
+        assert!(WeightFormat::choose(Some(int8), Dtype::F32).is_err());
+        assert!(WeightFormat::choose(Some(Dtype::F32.into()), Dtype::Bf16).is_err());
+        assert_eq!([int8, WeightFormat::Int4].map(|format| format.bytes(64)), [68, 40]);
     }
 }

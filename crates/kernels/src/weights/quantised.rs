@@ -200,10 +200,16 @@ fn bf16_above(x: f32) -> u16 {
     (x.to_bits().saturating_add(0xffff) >> 16) as u16
 }
 
+/// Returns the scale, or a NaN if one of the values is not finite: integers could not show that.
+fn unless_broken(values: &[f32], scale: u16) -> u16 {
+    const NAN: u16 = 0x7fc0;
+    if values.iter().all(|value| value.is_finite()) { scale } else { NAN }
+}
+
 /// Returns a scale and the values in units of it, none beyond 127.
 fn eight_bits(values: &[f32]) -> (u16, impl Iterator<Item = i8>) {
     let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-    let scale = bf16_above(largest / 127.0);
+    let scale = unless_broken(values, bf16_above(largest / 127.0));
     let inverse = if scale == 0 { 0.0 } else { 1.0 / widen_bf16(scale) };
     (scale, values.iter().map(move |value| (value * inverse).round() as i8))
 }
@@ -214,7 +220,7 @@ fn four_bits(values: &[f32]) -> (u16, u16, impl Iterator<Item = u8>) {
     let largest = values.iter().fold(0.0f32, |largest, value| largest.max(*value));
     // Zero is among them, so the minimum is not above zero; it is rounded away from it.
     let minimum = bf16_above(-least) | 0x8000;
-    let scale = bf16_above((largest - widen_bf16(minimum)) / 15.0);
+    let scale = unless_broken(values, bf16_above((largest - widen_bf16(minimum)) / 15.0));
     let inverse = if scale == 0 { 0.0 } else { 1.0 / widen_bf16(scale) };
     let distance = move |value: &f32| (value - widen_bf16(minimum)) * inverse;
     (scale, minimum, values.iter().map(move |value| distance(value).round().clamp(0.0, 15.0) as u8))
@@ -248,6 +254,15 @@ mod tests {
                 let widened = f32::from(quant) * scale + minimum;
                 assert!((value - widened).abs() <= scale * 0.501, "{value} {widened} {scale}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_shows() {
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let values = [1.0, broken, -1.0];
+            assert!(widen_bf16(eight_bits(&values).0).is_nan());
+            assert!(widen_bf16(four_bits(&values).0).is_nan());
         }
     }
 

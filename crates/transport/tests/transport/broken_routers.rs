@@ -20,6 +20,7 @@ fn hello() -> ToNode {
         dtype: handshake.dtype,
         hidden_size: handshake.hidden_size,
         router_id: "raw".into(),
+        expert_weights: handshake.expert_weights,
     })
 }
 

@@ -109,6 +109,7 @@ pub(crate) fn handshake() -> Handshake {
         model_fingerprint: vec![0xab; 32],
         dtype: "bf16".into(),
         hidden_size: 1024,
+        expert_weights: "bf16".into(),
     }
 }
 

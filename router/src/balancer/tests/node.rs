@@ -71,6 +71,7 @@ impl Node {
             model_fingerprint: handshake.model_fingerprint,
             dtype: handshake.dtype,
             hidden_size: handshake.hidden_size,
+            expert_weights: handshake.expert_weights,
             capacity_bytes: EXPERT_BYTES * self.room as u64,
             speed: 1.0,
             ..NodeRecord::default()

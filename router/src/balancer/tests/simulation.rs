@@ -42,6 +42,7 @@ fn handshake() -> Handshake {
         model_fingerprint: vec![7; 32],
         dtype: "bf16".into(),
         hidden_size: 8,
+        expert_weights: "bf16".into(),
     }
 }
 
