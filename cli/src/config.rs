@@ -8,6 +8,7 @@ use guildhall_expert_node::ExpertNodeConfig;
 use guildhall_router::{ExpertsMode, RouterConfig};
 use guildhall_telemetry::LogFormat;
 
+use crate::evaluate::EvaluateOptions;
 use crate::simulate::SimulateOptions;
 
 /// Serves mixture-of-experts language models across machines.
@@ -53,6 +54,8 @@ pub(crate) enum Command {
     Inspect(InspectOptions),
     /// Compare placements on expert loads, without a cluster.
     Simulate(Box<SimulateOptions>),
+    /// Say what quantising a model costs on a text: perplexity, and how far predictions move.
+    Evaluate(EvaluateOptions),
     /// Show who is in a cluster, who holds what, and how evenly it is used.
     Status(AdminOptions),
     /// Have a node's experts loaded elsewhere, and leave it without any.

@@ -12,6 +12,7 @@ mod up;
 mod generate;
 mod inspect;
 mod simulate;
+mod evaluate;
 mod admin;
 
 fn main() -> ExitCode {
@@ -47,6 +48,7 @@ fn run(options: Options) -> anyhow::Result<()> {
         Command::Generate(options) => single_threaded()?.block_on(generate::run(options)),
         Command::Inspect(options) => inspect::run(&options),
         Command::Simulate(options) => simulate::run(&options),
+        Command::Evaluate(options) => evaluate::run(&options),
         Command::Status(options) => single_threaded()?.block_on(admin::status(options)),
         Command::Drain(options) => single_threaded()?.block_on(admin::drain(options)),
         Command::Rebalance(options) => single_threaded()?.block_on(admin::rebalance(options)),

@@ -2,6 +2,8 @@
 
 pub use config::{ExpertsMode, RouterConfig};
 pub use error::{Error, Lacking};
+pub use evaluate::{Evaluation, Formats, Quality};
+pub use guildhall_kernels::WeightFormat;
 pub use process::run;
 
 #[cfg(fuzzing)]
@@ -25,4 +27,5 @@ mod membership;
 mod nodes;
 mod balancer;
 mod sampler;
+mod evaluate;
 mod error;

@@ -43,7 +43,8 @@ fn longest_gap(times: &[Instant], from: Instant, to: Instant) -> Duration {
 }
 
 async fn run() {
-    let cluster = Cluster::start(&support::model_dir(), "bf16", 3, &["--min-replicas", "2"]);
+    let cluster =
+        Cluster::start(&support::model_dir(model::Q3_CUT), "bf16", 3, &["--min-replicas", "2"]);
     let client = GenerationClient::connect(cluster.address.clone()).await.unwrap();
     // All prompts are in, and what is usual is known.
     let begin = Instant::now() + Duration::from_secs(5);
@@ -66,7 +67,10 @@ async fn run() {
         gaps.max().unwrap_or_default().as_secs_f64() * 1e3
     };
     let (before, after) = (rate(begin, kill), rate(kill, end));
-    println!("bf16, {}, 3 nodes with 2 replicas of each expert, {STREAMS} streams\n", model::SHAPE);
+    println!(
+        "bf16, {}, 3 nodes with 2 replicas of each expert, {STREAMS} streams\n",
+        model::Q3_CUT
+    );
     println!("| | 10 s before | 10 s after a node was killed | ratio |");
     println!("|---|---|---|---|");
     println!("| tokens per second | {before:.0} | {after:.0} | {:.2} |", after / before);

@@ -92,7 +92,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 async fn run() {
-    let model = support::model_dir();
+    let model = support::model_dir(model::Q3_CUT);
     let local = ["--experts", "local"];
     let cluster = Up::start(&model, &local, &[]);
     let client = GenerationClient::connect(cluster.address.clone()).await.unwrap();
@@ -103,7 +103,7 @@ async fn run() {
         many.push(at_once(&client, &expected).await);
     }
     let (many, one) = (median(many), median(one));
-    println!("bf16, {}, experts in the router\n", model::SHAPE);
+    println!("bf16, {}, experts in the router\n", model::Q3_CUT);
     println!("| what | | | ratio |");
     println!("|---|---|---|---|");
     println!(

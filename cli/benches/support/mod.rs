@@ -1,14 +1,15 @@
-//! What the benchmarks of a whole cluster share: requests and a model.
+//! What the benchmarks of a whole cluster share: requests, a model, and how fast it generates.
 
 use std::path::{Path, PathBuf};
 
 use guildhall_proto::v1;
 
 pub(crate) mod model;
+pub(crate) mod speed;
 
-/// The directory of the model, made when it is first needed.
-pub(crate) fn model_dir() -> PathBuf {
-    model::make(Path::new(env!("CARGO_TARGET_TMPDIR")))
+/// The directory of a model, made when it is first needed.
+pub(crate) fn model_dir(shape: model::Shape) -> PathBuf {
+    model::make(Path::new(env!("CARGO_TARGET_TMPDIR")), shape)
 }
 
 /// A request whose tokens differ from those of other streams, so that they choose other experts.

@@ -5,35 +5,56 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
-pub(crate) const SHAPE: &str =
-    "hidden 1024, 4 layers, 64 experts of width 384, top-8, vocabulary 32k";
 pub(crate) const VOCAB: u32 = 32_000;
 
 const HIDDEN: usize = 1024;
-const LAYERS: usize = 4;
 const EXPERTS: usize = 64;
 const WIDTH: usize = 384;
 const HEADS: usize = 16;
 const KV_HEADS: usize = 4;
 const HEAD_DIM: usize = 64;
 
+/// A Qwen3-MoE with random weights.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    name: &'static str,
+    layers: usize,
+}
+
+/// 1.04 B parameters, 210 M of which a token uses.
+#[allow(dead_code, reason = "not every benchmark takes the time for it")]
+pub(crate) const Q3: Shape = Shape { name: "q3", layers: 12 };
+/// The same, cut to four layers.
+#[allow(dead_code, reason = "as above")]
+pub(crate) const Q3_CUT: Shape = Shape { name: "bench-model", layers: 4 };
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let layers = self.layers;
+        write!(
+            f,
+            "hidden {HIDDEN}, {layers} layers, {EXPERTS} experts of width {WIDTH}, top-8, vocabulary 32k"
+        )
+    }
+}
+
 /// The directory of the model below `folder`.
-pub(crate) fn make(folder: &Path) -> PathBuf {
-    let dir = folder.join("bench-model");
+pub(crate) fn make(folder: &Path, shape: Shape) -> PathBuf {
+    let dir = folder.join(shape.name);
     if dir.join("config.json").exists() {
         return dir;
     }
     std::fs::create_dir_all(&dir).unwrap();
-    write_weights(&dir.join("model.safetensors"));
+    write_weights(&dir.join("model.safetensors"), shape.layers);
     // Last, so that a model that was written by half is not taken for a whole one.
-    std::fs::write(dir.join("config.json"), config()).unwrap();
+    std::fs::write(dir.join("config.json"), config(shape.layers)).unwrap();
     dir
 }
 
-fn config() -> String {
+fn config(layers: usize) -> String {
     format!(
         r#"{{"model_type": "qwen3_moe", "vocab_size": {VOCAB}, "hidden_size": {HIDDEN},
-"num_hidden_layers": {LAYERS}, "num_attention_heads": {HEADS}, "num_key_value_heads": {KV_HEADS},
+"num_hidden_layers": {layers}, "num_attention_heads": {HEADS}, "num_key_value_heads": {KV_HEADS},
 "head_dim": {HEAD_DIM}, "num_experts": {EXPERTS}, "num_experts_per_tok": 8,
 "moe_intermediate_size": {WIDTH}, "intermediate_size": {WIDTH}, "norm_topk_prob": true,
 "max_position_embeddings": 4096, "rope_theta": 1000000.0, "rms_norm_eps": 1e-6}}"#
@@ -41,14 +62,14 @@ fn config() -> String {
 }
 
 /// Every tensor's name and shape.
-fn tensors() -> Vec<(String, Vec<usize>)> {
+fn tensors(layers: usize) -> Vec<(String, Vec<usize>)> {
     let vocab = VOCAB as usize;
     let mut tensors = vec![
         ("model.embed_tokens.weight".to_owned(), vec![vocab, HIDDEN]),
         ("lm_head.weight".to_owned(), vec![vocab, HIDDEN]),
         ("model.norm.weight".to_owned(), vec![HIDDEN]),
     ];
-    for layer in 0..LAYERS {
+    for layer in 0..layers {
         let mut add = |name: &str, shape: &[usize]| {
             tensors.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
         };
@@ -71,8 +92,8 @@ fn tensors() -> Vec<(String, Vec<usize>)> {
     tensors
 }
 
-fn write_weights(path: &Path) {
-    let tensors = tensors();
+fn write_weights(path: &Path, layers: usize) {
+    let tensors = tensors(layers);
     let mut header = String::from("{");
     let mut offset = 0;
     for (name, shape) in &tensors {

@@ -18,6 +18,12 @@ pub(crate) fn logprobs(logits: &[f32], id: u32, n: usize) -> Logprobs {
     }
 }
 
+/// ln softmax(logits).
+pub(crate) fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let log_sum = log_sum_exp(logits);
+    logits.iter().map(|logit| f64::from(*logit) - log_sum).collect()
+}
+
 fn log_sum_exp(logits: &[f32]) -> f64 {
     let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|logit| f64::from(logit - best).exp()).sum();

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::request::{GeneratedToken, Sampling};
 
-pub(crate) use logprobs::logprobs;
+pub(crate) use logprobs::{log_softmax, logprobs};
 
 mod adjustments;
 mod filters;

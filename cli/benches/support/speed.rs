@@ -1,0 +1,58 @@
+//! How fast a router generates, and reads prompts.
+#![allow(dead_code, reason = "not every benchmark asks for it")]
+
+use std::time::Instant;
+
+use guildhall_proto::v1::generation_client::GenerationClient;
+
+use super::request;
+
+const DECODE_TOKENS: u32 = 64;
+pub(crate) const PROMPT_TOKENS: u32 = 512;
+pub(crate) const HEAD: &str = "decode, 1 stream | 8 streams | 32 streams | prefill 512";
+
+/// Tokens per second: of 1, 8 and 32 streams, and of a prompt.
+pub(crate) async fn measure(address: &str) -> [f64; 4] {
+    decode(address, 1).await;
+    let decoded = [decode(address, 1).await, decode(address, 8).await, decode(address, 32).await];
+    prefill(address).await;
+    [decoded[0], decoded[1], decoded[2], prefill(address).await]
+}
+
+/// The median of each over the rounds.
+pub(crate) fn medians(rounds: &[[f64; 4]]) -> [f64; 4] {
+    std::array::from_fn(|of| median(rounds.iter().map(|round| round[of]).collect()))
+}
+
+/// Tokens per second of some streams that generate at the same time, without their prompts.
+async fn decode(address: &str, streams: u32) -> f64 {
+    let client = GenerationClient::connect(address.to_owned()).await.unwrap();
+    let mut open = Vec::new();
+    for stream in 0..streams {
+        let request = request(stream, 8, DECODE_TOKENS);
+        let mut chunks = client.clone().generate_stream(request).await.unwrap().into_inner();
+        chunks.message().await.unwrap().unwrap();
+        open.push(chunks);
+    }
+    let started = Instant::now();
+    let mut tokens = 0;
+    for mut chunks in open {
+        while let Some(chunk) = chunks.message().await.unwrap() {
+            tokens += chunk.choices.iter().map(|choice| choice.token_ids.len()).sum::<usize>();
+        }
+    }
+    tokens as f64 / started.elapsed().as_secs_f64()
+}
+
+/// Prompt tokens per second.
+async fn prefill(address: &str) -> f64 {
+    let mut client = GenerationClient::connect(address.to_owned()).await.unwrap();
+    let started = Instant::now();
+    client.generate(request(1, PROMPT_TOKENS, 1)).await.unwrap();
+    f64::from(PROMPT_TOKENS) / started.elapsed().as_secs_f64()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
