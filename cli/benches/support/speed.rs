@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use guildhall_proto::v1::generation_client::GenerationClient;
+use tonic::transport::Channel;
 
 use super::request;
 
@@ -25,24 +26,32 @@ pub(crate) fn medians(rounds: &[[f64; 4]]) -> [f64; 4] {
     std::array::from_fn(|of| median(rounds.iter().map(|round| round[of]).collect()))
 }
 
-/// Tokens per second of some streams that generate at the same time, without their prompts.
+/// Tokens per second of some streams while all of them generate: from when the last one has its first token until the
+/// first one has its last.
 async fn decode(address: &str, streams: u32) -> f64 {
     let client = GenerationClient::connect(address.to_owned()).await.unwrap();
-    let mut open = Vec::new();
-    for stream in 0..streams {
-        let request = request(stream, 8, DECODE_TOKENS);
-        let mut chunks = client.clone().generate_stream(request).await.unwrap().into_inner();
-        chunks.message().await.unwrap().unwrap();
-        open.push(chunks);
+    let streams: Vec<_> =
+        (0..streams).map(|stream| tokio::spawn(arrivals(client.clone(), stream))).collect();
+    let mut all = Vec::new();
+    for stream in streams {
+        all.push(stream.await.unwrap());
     }
-    let started = Instant::now();
-    let mut tokens = 0;
-    for mut chunks in open {
-        while let Some(chunk) = chunks.message().await.unwrap() {
-            tokens += chunk.choices.iter().map(|choice| choice.token_ids.len()).sum::<usize>();
-        }
+    let started = all.iter().map(|times| times[0]).max().unwrap();
+    let ended = all.iter().map(|times| times[times.len() - 1]).min().unwrap();
+    let within = all.iter().flatten().filter(|time| (started..ended).contains(*time)).count();
+    within as f64 / (ended - started).as_secs_f64()
+}
+
+/// When each token of a stream arrived.
+async fn arrivals(mut client: GenerationClient<Channel>, stream: u32) -> Vec<Instant> {
+    let request = request(stream, 8, DECODE_TOKENS);
+    let mut chunks = client.generate_stream(request).await.unwrap().into_inner();
+    let mut times = Vec::new();
+    while let Some(chunk) = chunks.message().await.unwrap() {
+        let tokens: usize = chunk.choices.iter().map(|choice| choice.token_ids.len()).sum();
+        times.extend(std::iter::repeat_n(Instant::now(), tokens));
     }
-    tokens as f64 / started.elapsed().as_secs_f64()
+    times
 }
 
 /// Prompt tokens per second.

@@ -8,6 +8,7 @@
 
 use crate::device::InstructionSet;
 use crate::dtype::Dtype;
+use crate::largest::Largest;
 use crate::weights::WeightFormat;
 use crate::weights::quantised::PanelGroups;
 use quantised_rows::{GROUP_WORDS, QuantisedRows};
@@ -278,6 +279,21 @@ impl Kernel {
                 unsafe { avx512::pair(values, words) };
             }
             _ => portable::pair(values, words),
+        }
+    }
+
+    /// Returns the largest of some values and its place.
+    pub(crate) fn largest(self, values: &[f32]) -> Option<Largest> {
+        match self.set {
+            // SAFETY: a device refuses an instruction set that the processor has not.
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx2 => unsafe { avx2::largest(values) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512 | InstructionSet::Avx512Bf16 | InstructionSet::Amx => unsafe {
+                avx512::largest(values)
+            },
+            _ => crate::largest::largest(values),
         }
     }
 

@@ -82,7 +82,7 @@ pub enum Error {
     },
     /// The threads of a device could not be started.
     #[error("cannot start the threads of the device")]
-    Threads(#[source] rayon::ThreadPoolBuildError),
+    Threads(#[source] std::io::Error),
 }
 
 /// Returns an [`Error::Shape`] of `operation` unless `expected` equals `got`.

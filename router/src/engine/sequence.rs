@@ -14,7 +14,7 @@ use crate::constraint::Constraint;
 use crate::request::{
     Chunk, End, EndReason, Failure, GeneratedToken, Logprobs, Request, RoutedRows, Sampling,
 };
-use crate::sampler::{Forbidden, NoToken, Sampler, logprobs};
+use crate::sampler::{Forbidden, Logits, NoToken, Sampler, logprobs};
 use crate::scheduler::{Arrival, PrefixHashes};
 use crate::tokenizer::{Detokenizer, Tokenizer};
 
@@ -136,7 +136,7 @@ impl Sequence {
     }
 
     /// Samples the next token and sends what it completes.
-    pub(super) fn advance(&mut self, logits: &[f32]) -> Next {
+    pub(super) fn advance(&mut self, logits: Logits<'_>) -> Next {
         if self.request.stopping.max_tokens == 0 {
             let end = Some(self.end(EndReason::Length));
             self.send(Chunk { end, ..Chunk::default() });
@@ -159,7 +159,7 @@ impl Sequence {
     }
 
     /// Draws a token that the request allows.
-    fn sample(&mut self, logits: &[f32]) -> Result<GeneratedToken, Failure> {
+    fn sample(&mut self, logits: Logits<'_>) -> Result<GeneratedToken, Failure> {
         let stopping = &self.request.stopping;
         let early = self.tokens.len() - self.request.prompt.len() < stopping.min_tokens;
         let ends = if early {
@@ -320,17 +320,17 @@ mod tests {
     #[test]
     fn a_sequence_ends_at_its_length_or_at_a_stop_token() {
         let (mut long, mut events) = sequence(stopping(2), Outputs::default());
-        assert_eq!(long.advance(&logits(3)), Next::Token(3));
-        assert_eq!(long.advance(&logits(0)), Next::Ended);
+        assert_eq!(long.advance(logits(3).as_slice().into()), Next::Token(3));
+        assert_eq!(long.advance(logits(0).as_slice().into()), Next::Ended);
         assert_eq!(ended(&mut events), (EndReason::Length, 2));
 
         let (mut stopped, mut events) = sequence(stopping(9), Outputs::default());
-        assert_eq!(stopped.advance(&logits(4)), Next::Ended);
+        assert_eq!(stopped.advance(logits(4).as_slice().into()), Next::Ended);
         assert_eq!(ended(&mut events), (EndReason::StopToken(4), 1));
 
         let eos = Stopping { eos_token_ids: vec![3], ..stopping(9) };
         let (mut sequence, mut events) = sequence(eos, Outputs::default());
-        assert_eq!(sequence.advance(&logits(3)), Next::Ended);
+        assert_eq!(sequence.advance(logits(3).as_slice().into()), Next::Ended);
         assert_eq!(ended(&mut events), (EndReason::EndOfSequence, 1));
     }
 
@@ -338,9 +338,13 @@ mod tests {
     fn nothing_ends_a_sequence_before_min_tokens() {
         let late = Stopping { min_tokens: 2, eos_token_ids: vec![3], ..stopping(9) };
         let (mut sequence, mut events) = sequence(late, Outputs::default());
-        assert_eq!(sequence.advance(&logits(4)), Next::Token(0), "the best of the others");
-        assert_eq!(sequence.advance(&logits(3)), Next::Token(0));
-        assert_eq!(sequence.advance(&logits(3)), Next::Ended);
+        assert_eq!(
+            sequence.advance(logits(4).as_slice().into()),
+            Next::Token(0),
+            "the best of the others"
+        );
+        assert_eq!(sequence.advance(logits(3).as_slice().into()), Next::Token(0));
+        assert_eq!(sequence.advance(logits(3).as_slice().into()), Next::Ended);
         assert_eq!(ended(&mut events), (EndReason::EndOfSequence, 3));
     }
 
@@ -350,11 +354,11 @@ mod tests {
         let (mut sequence, mut events) = sequence(stopping(5), outputs);
         sequence.keep_routes(0, [7, 8].into_iter());
         sequence.keep_routes(1, [9, 10].into_iter());
-        sequence.advance(&logits(0));
+        sequence.advance(logits(0).as_slice().into());
         // Computed again after its blocks were given up.
         sequence.keep_routes(0, [7, 8].into_iter());
         sequence.keep_routes(2, [11, 12].into_iter());
-        sequence.advance(&logits(0));
+        sequence.advance(logits(0).as_slice().into());
         let mut routes = || events.try_recv().unwrap().unwrap().routes.unwrap();
         let first = routes();
         assert_eq!((first.first_position, first.positions), (0, 2));
@@ -370,7 +374,7 @@ mod tests {
         assert_eq!(sequence.scored_positions(0, 2), 0..1);
         sequence.score(0, &logits(2));
         assert!(sequence.scored_positions(0, 2).is_empty());
-        assert_eq!(sequence.advance(&logits(0)), Next::Ended);
+        assert_eq!(sequence.advance(logits(0).as_slice().into()), Next::Ended);
         let chunk = events.try_recv().unwrap().unwrap();
         let scored = chunk.prompt_logprobs.unwrap();
         assert_eq!(scored[0].top, [(2, scored[0].logprob)]);
@@ -380,7 +384,8 @@ mod tests {
     #[test]
     fn a_reader_that_falls_behind_is_given_up() {
         let (mut sequence, mut events) = sequence(stopping(100), Outputs::default());
-        let steps = (0..100).take_while(|_| sequence.advance(&logits(0)) != Next::Ended);
+        let steps =
+            (0..100).take_while(|_| sequence.advance(logits(0).as_slice().into()) != Next::Ended);
         assert_eq!(steps.count(), 8);
         let mut read = 0;
         while events.try_recv().is_ok() {
@@ -393,7 +398,7 @@ mod tests {
     #[test]
     fn broken_logits_fail_the_sequence() {
         let (mut sequence, mut events) = sequence(stopping(5), Outputs::default());
-        assert_eq!(sequence.advance(&[f32::NAN; 5]), Next::Ended);
+        assert_eq!(sequence.advance([f32::NAN; 5].as_slice().into()), Next::Ended);
         assert!(matches!(events.try_recv(), Ok(Err(Failure::Internal(_)))));
     }
 }

@@ -10,6 +10,7 @@ use super::sequence::{Next, Sequence};
 use crate::Error;
 use crate::model::{ForwardBatch, RoutesOfStep};
 use crate::request::Failure;
+use crate::sampler::Logits;
 use crate::scheduler::{Scheduler, SequenceId, Work};
 
 /// Rows whose logits are computed at a time: they take 4 bytes for each token of the vocabulary.
@@ -47,9 +48,11 @@ impl Lane {
             let rows: Vec<u32> = wanted.iter().map(|wanted| wanted.row).collect();
             let model = &self.options.model;
             let logits = model.logits(&hidden, &rows)?;
-            let values = model.device().host(&logits);
-            for (wanted, logits) in wanted.iter().zip(values.chunks_exact(logits.cols())) {
-                self.take_logits(wanted, logits);
+            let device = model.device();
+            let (best, values) = (device.largest_of_rows(&logits), device.host(&logits));
+            let rows = values.chunks_exact(logits.cols()).zip(best);
+            for (wanted, (values, best)) in wanted.iter().zip(rows) {
+                self.take_logits(wanted, Logits { values, best });
             }
         }
         Ok(())
@@ -90,10 +93,10 @@ impl Lane {
         wanted
     }
 
-    fn take_logits(&mut self, wanted: &WantedRow, logits: &[f32]) {
+    fn take_logits(&mut self, wanted: &WantedRow, logits: Logits<'_>) {
         let Some(sequence) = self.sequences.get_mut(&wanted.id) else { return };
         if let Some(position) = wanted.scores {
-            sequence.score(position, logits);
+            sequence.score(position, logits.values);
         }
         if !wanted.samples {
             return;

@@ -111,7 +111,7 @@ impl Case {
         let mask = self.mask(logits.len());
         let forbidden = Forbidden { tokens: &self.forbidden, all_but: mask.as_deref() };
         let mut space = Vec::new();
-        let (adjusted, best) = sampler.adjust(logits, forbidden, &mut space).unwrap();
+        let (adjusted, best) = sampler.adjust(logits.into(), forbidden, &mut space).unwrap();
         let kept = filters::kept(&sampler.sampling, adjusted, best.1);
         let total: f64 = kept.iter().map(|(_, weight)| f64::from(*weight)).sum();
         kept.into_iter().map(|(id, weight)| (id, f64::from(weight) / total)).collect()

@@ -1,5 +1,6 @@
 //! Draws the next token from logits.
 
+use guildhall_kernels::{Largest, largest};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
@@ -24,6 +25,20 @@ pub(crate) struct Sampler {
     random: ChaCha8Rng,
     /// Logits after adjustments; kept so that it need not be allocated again.
     adjusted: Vec<f32>,
+}
+
+/// The logits of one row, [vocab].
+#[derive(Clone, Copy)]
+pub(crate) struct Logits<'a> {
+    pub(crate) values: &'a [f32],
+    /// The largest, which has the lowest id among equals; nothing if one is a NaN or none is finite.
+    pub(crate) best: Option<Largest>,
+}
+
+impl<'a> From<&'a [f32]> for Logits<'a> {
+    fn from(values: &'a [f32]) -> Self {
+        Self { values, best: largest(values) }
+    }
 }
 
 /// Tokens that may not be drawn now.
@@ -51,42 +66,43 @@ impl Sampler {
         Self { sampling, top_logprobs, adjustments, random, adjusted: Vec::new() }
     }
 
-    /// Draws from `logits`, [vocab]. Log-probabilities are those of softmax(logits), before any change.
-    pub(crate) fn sample(
+    /// Draws from `logits`. Log-probabilities are those of softmax(logits), before any change.
+    pub(crate) fn sample<'a>(
         &mut self,
-        logits: &[f32],
+        logits: impl Into<Logits<'a>>,
         forbidden: Forbidden<'_>,
     ) -> Result<GeneratedToken, NoToken> {
+        let logits = logits.into();
         let mut space = std::mem::take(&mut self.adjusted);
         let drawn = self.adjust(logits, forbidden, &mut space);
         let drawn = drawn.map(|(adjusted, best)| self.draw(adjusted, best));
         self.adjusted = space;
         let id = drawn?;
         self.adjustments.count(id);
-        let logprobs = self.top_logprobs.map(|n| logprobs(logits, id, n));
+        let logprobs = self.top_logprobs.map(|n| logprobs(logits.values, id, n));
         Ok(GeneratedToken { id, logprobs })
     }
 
     /// The logits to draw from, written to `space` if they differ from `logits`, and the best of them with its id.
     fn adjust<'a>(
         &self,
-        logits: &'a [f32],
+        logits: Logits<'a>,
         forbidden: Forbidden<'_>,
         space: &'a mut Vec<f32>,
-    ) -> Result<(&'a [f32], (u32, f32)), NoToken> {
-        let best = argmax(logits).ok_or(NoToken::BrokenLogits)?;
+    ) -> Result<(&'a [f32], Largest), NoToken> {
+        let best = logits.best.ok_or(NoToken::BrokenLogits)?;
         if self.adjustments.are_none() && forbidden.is_none() {
-            return Ok((logits, best));
+            return Ok((logits.values, best));
         }
         space.clear();
-        space.extend_from_slice(logits);
+        space.extend_from_slice(logits.values);
         self.adjustments.apply(space);
         forbidden.apply(space);
-        let best = argmax(space).ok_or(NoToken::AllForbidden)?;
+        let best = largest(space).ok_or(NoToken::AllForbidden)?;
         Ok((space, best))
     }
 
-    fn draw(&mut self, logits: &[f32], best: (u32, f32)) -> u32 {
+    fn draw(&mut self, logits: &[f32], best: Largest) -> u32 {
         if self.sampling.temperature == 0.0 {
             return best.0;
         }
@@ -127,29 +143,6 @@ impl Forbidden<'_> {
     }
 }
 
-/// The largest logit and the lowest id that has it; `None` for a NaN or when none is finite.
-fn argmax(logits: &[f32]) -> Option<(u32, f32)> {
-    const LANES: usize = 16;
-    // Lanes do not wait for one another, and simple passes are several times as fast as one that keeps the index.
-    let mut best = [f32::NEG_INFINITY; LANES];
-    let mut broken = [false; LANES];
-    let mut look = |line: &[f32]| {
-        for ((best, broken), &logit) in best.iter_mut().zip(&mut broken).zip(line) {
-            *best = if logit > *best { logit } else { *best };
-            *broken |= logit.is_nan();
-        }
-    };
-    let (lines, rest) = logits.as_chunks::<LANES>();
-    lines.iter().for_each(|line| look(line));
-    look(rest);
-    let best = best.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    if !best.is_finite() || broken.contains(&true) {
-        return None;
-    }
-    let id = logits.iter().position(|&logit| logit == best)?;
-    Some((id as u32, best))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,7 +180,7 @@ mod tests {
     fn forbidden_tokens_are_not_drawn() {
         let logits = [3.0, 2.0, 1.0, 0.0];
         let with = |forbidden: Forbidden<'_>| {
-            Sampler::new(Sampling::GREEDY, None, &[]).sample(&logits, forbidden).map(|t| t.id)
+            Sampler::new(Sampling::GREEDY, None, &[]).sample(&logits[..], forbidden).map(|t| t.id)
         };
         assert_eq!(with(Forbidden { tokens: &[0, 9], all_but: None }), Ok(1));
         assert_eq!(with(Forbidden { tokens: &[], all_but: Some(&[0b1100]) }), Ok(2));

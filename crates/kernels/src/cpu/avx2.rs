@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 
 use super::quantised_rows::QuantisedRows;
 use super::{Arithmetic, LANES, Line, Operands, SumsOfRow, portable};
+use crate::largest::Largest;
 use crate::weights::quantised::PanelGroups;
 
 /// How far ahead of its use a line is asked for, in all panels of a tile together: 8 KiB.
@@ -206,4 +207,10 @@ pub(super) fn accumulate_groups(
 #[target_feature(enable = "avx2")]
 pub(super) fn quantise(values: &[f32], parts: [&mut [u32]; 3]) {
     portable::quantise(values, parts);
+}
+
+/// Returns the largest of some values and its place.
+#[target_feature(enable = "avx2")]
+pub(super) fn largest(values: &[f32]) -> Option<Largest> {
+    crate::largest::largest(values)
 }

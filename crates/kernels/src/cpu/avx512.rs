@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::{Arithmetic, LANES, Line, Operands, SumsOfRow, portable};
+use crate::largest::Largest;
 
 /// How far ahead of its use a line is asked for: 2 KiB, in each of the panels of a tile.
 const LINES_AHEAD: usize = 32;
@@ -215,4 +216,10 @@ pub(super) fn round(values: &[f32], rounded: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn pair(values: &[f32], words: &mut [u32]) {
     portable::pair(values, words);
+}
+
+/// Returns the largest of some values and its place.
+#[target_feature(enable = "avx512f")]
+pub(super) fn largest(values: &[f32]) -> Option<Largest> {
+    crate::largest::largest(values)
 }

@@ -3,8 +3,11 @@
 use std::hint::spin_loop;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
 
@@ -13,31 +16,46 @@ pub(crate) const ENOUGH_ELEMENTS: usize = 1 << 14;
 /// How often the calling thread looks whether the others are done before it offers them its
 /// core: some tens of microseconds.
 const SPINS: usize = 1_000;
+/// How long a thread without work looks for more before it sleeps: longer than between two operations of a step, for
+/// waking it takes as long as a small operation.
+const AWAKE_FOR: Duration = Duration::from_micros(100);
+/// How often it looks before it offers its core to somebody else.
+const LOOKS: usize = 64;
 
 /// A calling thread and the threads that help it.
 #[derive(Debug)]
 pub(crate) struct Workers {
-    /// One thread fewer than share the work; `None` when the calling thread works alone.
-    helpers: Option<rayon::ThreadPool>,
-    threads: usize,
+    /// One thread fewer than share the work; none when the calling thread works alone.
+    helpers: Vec<JoinHandle<()>>,
+    open: Arc<Open>,
+}
+
+/// What helpers can help with.
+#[derive(Debug, Default)]
+struct Open {
+    /// Guards the regions that are being computed.
+    regions: Mutex<Vec<Arc<Region>>>,
+    /// How many regions there have been, for a look without the lock.
+    added: AtomicUsize,
+    /// How many helpers wait for `more`.
+    asleep: AtomicUsize,
+    more: Condvar,
+    ended: AtomicBool,
 }
 
 impl Workers {
     pub(crate) fn start(threads: NonZeroUsize) -> Result<Self, Error> {
-        let threads = threads.get();
-        if threads == 1 {
-            return Ok(Self { helpers: None, threads });
+        let mut workers = Self { helpers: Vec::new(), open: Arc::default() };
+        for index in 1..threads.get() {
+            let open = Arc::clone(&workers.open);
+            let helper = std::thread::Builder::new().name(format!("kernel-{index}"));
+            workers.helpers.push(helper.spawn(move || open.help()).map_err(Error::Threads)?);
         }
-        let helpers = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads - 1)
-            .thread_name(|index| format!("kernel-{}", index + 1))
-            .build()
-            .map_err(Error::Threads)?;
-        Ok(Self { helpers: Some(helpers), threads })
+        Ok(workers)
     }
 
     pub(crate) fn threads(&self) -> usize {
-        self.threads
+        self.helpers.len() + 1
     }
 
     /// Runs `work` once for each of `0..items`, on any of the threads, in any order.
@@ -45,24 +63,21 @@ impl Workers {
     /// The calling thread takes items too, and waits only for items that a helper has begun:
     /// helpers whose cores are busy with something else delay nothing.
     pub(crate) fn run(&self, items: usize, work: impl Fn(usize) + Sync) {
-        let helping = self.threads.min(items).saturating_sub(1);
-        let (Some(pool), true) = (&self.helpers, helping > 0) else {
+        if self.helpers.is_empty() || items < 2 {
             return (0..items).for_each(work);
-        };
+        }
         let work: &(dyn Fn(usize) + Sync) = &work;
         // SAFETY: this only makes the lifetime longer. The reference is used between the claim
         // of an item and the count of its end, and `AllDone` does not let this call return, nor
         // unwind, before each claimed item is counted and all others are beyond claim.
         let work: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(work) };
-        let region =
-            Arc::new(Region { work, items, next: AtomicUsize::new(0), done: AtomicUsize::new(0) });
+        let region = Arc::new(Region::new(work, items));
         let all_done = AllDone(&region);
-        for _ in 0..helping {
-            let region = Arc::clone(&region);
-            pool.spawn(move || region.drain());
-        }
+        self.open.add(&region, items - 1);
         region.drain();
+        self.open.remove(&region);
         drop(all_done);
+        assert!(!region.panicked.load(Ordering::Relaxed), "a thread that helped panicked");
     }
 
     /// Splits the rows of `data`, `[rows, cols]`, among the threads when there is enough of it
@@ -75,7 +90,7 @@ impl Workers {
     ) {
         let rows = data.len() / cols.max(1);
         let rows_per_item =
-            (ENOUGH_ELEMENTS / cols.max(1)).max(rows.div_ceil(self.threads * 8)).max(1);
+            (ENOUGH_ELEMENTS / cols.max(1)).max(rows.div_ceil(self.threads() * 8)).max(1);
         let items = rows.div_ceil(rows_per_item);
         let shared = SharedSlice::new(data);
         self.run(items, |item| {
@@ -88,6 +103,93 @@ impl Workers {
     }
 }
 
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.open.ended.store(true, Ordering::Relaxed);
+        // Nobody is about to sleep while the lock is held.
+        let regions = self.open.lock();
+        self.open.more.notify_all();
+        drop(regions);
+        for helper in self.helpers.drain(..) {
+            // A panic of a helper has shown where it happened.
+            let _ = helper.join();
+        }
+    }
+}
+
+impl Open {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Region>>> {
+        self.regions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows a region to the helpers, and wakes as many as can be of use.
+    fn add(&self, region: &Arc<Region>, useful: usize) {
+        let mut regions = self.lock();
+        regions.push(Arc::clone(region));
+        self.added.fetch_add(1, Ordering::Release);
+        let asleep = self.asleep.load(Ordering::Relaxed);
+        drop(regions);
+        for _ in 0..asleep.min(useful) {
+            self.more.notify_one();
+        }
+    }
+
+    fn remove(&self, region: &Arc<Region>) {
+        self.lock().retain(|other| !Arc::ptr_eq(other, region));
+    }
+
+    /// Computes items of whatever there is until the end.
+    fn help(&self) {
+        while let Some(region) = self.next() {
+            // The caller learns of a panic from the region.
+            let _ = std::panic::catch_unwind(AssertUnwindSafe(|| region.drain()));
+        }
+    }
+
+    /// A region with items that nobody has claimed, once there is one; nothing at the end.
+    fn next(&self) -> Option<Arc<Region>> {
+        let mut idle_since = Instant::now();
+        loop {
+            if self.ended.load(Ordering::Relaxed) {
+                return None;
+            }
+            let seen = self.added.load(Ordering::Acquire);
+            if let Some(region) = unclaimed(&self.lock()) {
+                return Some(region);
+            }
+            if self.adds_in_time(seen, idle_since) {
+                continue;
+            }
+            let mut regions = self.lock();
+            self.asleep.fetch_add(1, Ordering::Relaxed);
+            while unclaimed(&regions).is_none() && !self.ended.load(Ordering::Relaxed) {
+                regions = self.more.wait(regions).unwrap_or_else(PoisonError::into_inner);
+            }
+            self.asleep.fetch_sub(1, Ordering::Relaxed);
+            drop(regions);
+            idle_since = Instant::now();
+        }
+    }
+
+    /// Looks, without the lock, whether there are more regions than had been `seen`, until it is time to sleep.
+    fn adds_in_time(&self, seen: usize, idle_since: Instant) -> bool {
+        while idle_since.elapsed() < AWAKE_FOR {
+            for _ in 0..LOOKS {
+                if self.added.load(Ordering::Acquire) != seen {
+                    return true;
+                }
+                spin_loop();
+            }
+            std::thread::yield_now();
+        }
+        false
+    }
+}
+
+fn unclaimed(regions: &[Arc<Region>]) -> Option<Arc<Region>> {
+    regions.iter().find(|region| region.has_unclaimed()).map(Arc::clone)
+}
+
 /// The items of one call.
 struct Region {
     work: &'static (dyn Fn(usize) + Sync),
@@ -96,9 +198,26 @@ struct Region {
     next: AtomicUsize,
     /// How many claimed items have ended.
     done: AtomicUsize,
+    /// One of them by a panic.
+    panicked: AtomicBool,
+}
+
+impl std::fmt::Debug for Region {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Region").field("items", &self.items).finish_non_exhaustive()
+    }
 }
 
 impl Region {
+    fn new(work: &'static (dyn Fn(usize) + Sync), items: usize) -> Self {
+        let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { work, items, next, done, panicked: AtomicBool::new(false) }
+    }
+
+    fn has_unclaimed(&self) -> bool {
+        self.next.load(Ordering::Relaxed) < self.items
+    }
+
     /// Claims and runs items until there are none.
     fn drain(&self) {
         loop {
@@ -106,18 +225,21 @@ impl Region {
             if item >= self.items {
                 return;
             }
-            let _count = Count(&self.done);
+            let _count = Count(self);
             (self.work)(item);
         }
     }
 }
 
 /// Counts an item when it ends, even by a panic.
-struct Count<'a>(&'a AtomicUsize);
+struct Count<'a>(&'a Region);
 
 impl Drop for Count<'_> {
     fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::Release);
+        if std::thread::panicking() {
+            self.0.panicked.store(true, Ordering::Relaxed);
+        }
+        self.0.done.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -209,11 +331,53 @@ mod tests {
         });
     }
 
+    /// Gives the helper something to do that lasts until somebody sends, or hangs up.
+    fn occupy(workers: &Workers, blocked: std::sync::mpsc::Receiver<()>) {
+        let blocked = Mutex::new(blocked);
+        let wait = move |_| blocked.lock().unwrap().recv().unwrap_or(());
+        let region = Arc::new(Region::new(Box::leak(Box::new(wait)), 1));
+        workers.open.add(&region, 1);
+        while region.has_unclaimed() {
+            std::thread::yield_now();
+        }
+        workers.open.remove(&region);
+    }
+
+    #[test]
+    fn helpers_sleep_and_wake() {
+        let workers = Workers::start(NonZeroUsize::new(3).unwrap()).unwrap();
+        while workers.open.asleep.load(Ordering::Relaxed) < 2 {
+            std::thread::yield_now();
+        }
+        let helped = AtomicUsize::new(0);
+        let own = std::thread::current().id();
+        while helped.load(Ordering::Relaxed) == 0 {
+            workers.run(3, |_| {
+                helped
+                    .fetch_add(usize::from(std::thread::current().id() != own), Ordering::Relaxed);
+                std::thread::yield_now();
+            });
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a thread that helped panicked")]
+    fn a_panic_of_a_helper_is_one_of_the_caller() {
+        let workers = Workers::start(NonZeroUsize::new(2).unwrap()).unwrap();
+        let own = std::thread::current().id();
+        loop {
+            workers.run(50, |_| {
+                assert!(std::thread::current().id() == own, "helper");
+                std::thread::sleep(Duration::from_millis(1));
+            });
+        }
+    }
+
     #[test]
     fn a_busy_helper_delays_nothing() {
         let workers = Workers::start(NonZeroUsize::new(2).unwrap()).unwrap();
         let (release, blocked) = std::sync::mpsc::channel::<()>();
-        workers.helpers.as_ref().unwrap().spawn(move || blocked.recv().unwrap_or(()));
+        occupy(&workers, blocked);
         let count = AtomicUsize::new(0);
         workers.run(10, |_| {
             count.fetch_add(1, Ordering::Relaxed);
@@ -227,7 +391,7 @@ mod tests {
     fn a_panic_of_the_caller_waits_for_the_others() {
         let workers = Workers::start(NonZeroUsize::new(2).unwrap()).unwrap();
         let (release, blocked) = std::sync::mpsc::channel::<()>();
-        workers.helpers.as_ref().unwrap().spawn(move || blocked.recv().unwrap_or(()));
+        occupy(&workers, blocked);
         let _release = release;
         workers.run(10, |item| assert!(item != 3, "item 3"));
     }

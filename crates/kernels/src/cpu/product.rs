@@ -83,11 +83,11 @@ struct Size {
 }
 
 /// Cuts products into items: all rows of a block, and as many panels as leave each thread
-/// about eight items, so that none waits long for the last.
+/// about sixteen items, so that none waits long for the last.
 fn plan(sizes: &[Size], threads: usize) -> Vec<Item> {
     let work = |size: &Size| size.rows * size.panels * size.steps;
     let total: usize = sizes.iter().map(work).sum();
-    let work_per_item = (total / (threads * 8)).max(ENOUGH_STEPS);
+    let work_per_item = (total / (threads * 16)).max(ENOUGH_STEPS);
     let mut items = Vec::new();
     for (product, size) in sizes.iter().enumerate() {
         for first_row in (0..size.rows).step_by(BLOCK_ROWS) {
@@ -120,8 +120,20 @@ impl Product<'_> {
         let group = if many { TILE_PANELS } else { FEW_PANELS };
         SUMS.with_borrow_mut(|sums| {
             sums.resize(cut.count * cut.rows, ZERO_SUMS);
+            #[cfg(target_arch = "x86_64")]
+            let tiles = self.kernel.has_tile_registers().then(|| {
+                // SAFETY: a device refuses an instruction set that the processor has not; an item has no others.
+                unsafe { Tiles::configure(cut.rows, Columns::PairsOfBf16) }
+            });
             for first in item.panels.clone().step_by(group) {
                 let panels = first..item.panels.end.min(first + group);
+                #[cfg(target_arch = "x86_64")]
+                if let Some(tiles) = &tiles {
+                    self.multiply_in_registers(tiles, (item, &panels), cut, sums);
+                } else {
+                    self.multiply(item, &panels, cut, sums);
+                }
+                #[cfg(not(target_arch = "x86_64"))]
                 self.multiply(item, &panels, cut, sums);
                 let (product, rows) = (item.product, item.rows.clone());
                 emit(Finished { product, rows, panels, sums });
@@ -140,10 +152,6 @@ impl Product<'_> {
 
     /// Writes the products of all rows of `item` and a group of panels to `sums`.
     fn multiply(&self, item: &Item, panels: &Range<usize>, cut: Cut, sums: &mut [SumsOfRow]) {
-        #[cfg(target_arch = "x86_64")]
-        if self.kernel.has_tile_registers() {
-            return self.multiply_in_registers(item, panels, cut, sums);
-        }
         sums.fill(ZERO_SUMS);
         if let Some(weights) = self.weights.quantised() {
             return self.multiply_groups(weights, (item, panels), cut, sums);
@@ -190,13 +198,11 @@ impl Product<'_> {
     #[cfg(target_arch = "x86_64")]
     fn multiply_in_registers(
         &self,
-        item: &Item,
-        panels: &Range<usize>,
+        tiles: &Tiles,
+        (item, panels): (&Item, &Range<usize>),
         cut: Cut,
         sums: &mut [SumsOfRow],
     ) {
-        // SAFETY: a device refuses an instruction set that the processor has not; there are no others here.
-        let tiles = unsafe { Tiles::configure(cut.rows, Columns::PairsOfBf16) };
         for steps in self.step_blocks(cut.count.div_ceil(2), STEPS_IN_REGISTERS) {
             let lines = self.weights.lines(panels, &steps);
             for (at, sums) in sums.chunks_mut(2 * cut.rows).enumerate() {
