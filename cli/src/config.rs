@@ -5,10 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use guildhall_expert_node::ExpertNodeConfig;
-use guildhall_router::{ExpertsMode, RouterConfig};
+use guildhall_router::{ExpertsMode, RouterConfig, WeightFormat};
 use guildhall_telemetry::LogFormat;
 
-use crate::evaluate::EvaluateOptions;
 use crate::simulate::SimulateOptions;
 
 /// Serves mixture-of-experts language models across machines.
@@ -135,11 +134,11 @@ pub(crate) struct UpOptions {
 
     /// What experts are kept in: as --dtype, or int8 or int4, which are made as they are loaded.
     #[arg(long, env = "GUILDHALL_EXPERT_WEIGHTS", value_name = "FORMAT")]
-    pub(crate) expert_weights: Option<String>,
+    pub(crate) expert_weights: Option<WeightFormat>,
 
     /// The same for everything else: attention, output head, shared experts, feed-forward networks without experts.
     #[arg(long, env = "GUILDHALL_DENSE_WEIGHTS", value_name = "FORMAT")]
-    pub(crate) dense_weights: Option<String>,
+    pub(crate) dense_weights: Option<WeightFormat>,
 
     /// Port of the gRPC API; 0: any free one.
     #[arg(long, env = "GUILDHALL_GRPC_PORT", default_value_t = 50051)]
@@ -194,6 +193,29 @@ pub(crate) struct GenerateOptions {
     /// End at this text; may be given several times.
     #[arg(long)]
     pub(crate) stop: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvaluateOptions {
+    /// Model directory (config.json, safetensors, tokenizer.json).
+    #[arg(long, env = "GUILDHALL_MODEL", default_value = "models/demo", value_name = "DIR")]
+    pub(crate) model: PathBuf,
+
+    /// File with the text, in UTF-8.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: PathBuf,
+
+    /// What experts are kept in; default: the usual choices, one after another.
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) expert_weights: Option<WeightFormat>,
+
+    /// The same for everything else.
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) dense_weights: Option<WeightFormat>,
+
+    /// Tokens of a window; each window is predicted from its own beginning.
+    #[arg(long, default_value_t = 256, value_name = "TOKENS")]
+    pub(crate) window: usize,
 }
 
 #[derive(Debug, Args)]

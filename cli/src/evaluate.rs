@@ -1,35 +1,11 @@
 //! What quantising a model costs on a text: perplexity, and how far predictions move.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::Args;
-use guildhall_router::WeightFormat;
-use guildhall_router::{Evaluation, Formats, Quality};
+use guildhall_router::{Evaluation, Formats, Quality, WeightFormat};
 
-#[derive(Debug, Args)]
-pub(crate) struct EvaluateOptions {
-    /// Model directory (config.json, safetensors, tokenizer.json).
-    #[arg(long, env = "GUILDHALL_MODEL", default_value = "models/demo", value_name = "DIR")]
-    model: PathBuf,
-
-    /// File with the text, in UTF-8.
-    #[arg(long, value_name = "FILE")]
-    text: PathBuf,
-
-    /// What experts are kept in; default: the usual choices, one after another.
-    #[arg(long, value_name = "FORMAT")]
-    expert_weights: Option<WeightFormat>,
-
-    /// The same for everything else.
-    #[arg(long, value_name = "FORMAT")]
-    dense_weights: Option<WeightFormat>,
-
-    /// Tokens of a window; each window is predicted from its own beginning.
-    #[arg(long, default_value_t = 256, value_name = "TOKENS")]
-    window: usize,
-}
+use crate::config::EvaluateOptions;
 
 pub(crate) fn run(options: &EvaluateOptions) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(&options.text)

@@ -134,8 +134,8 @@ impl Cluster<'_> {
         // Arguments can be seen by every user of the machine.
         command.env("GUILDHALL_ADMIN_API_KEY", admin_key);
         command.arg("--experts").arg(self.options.experts.to_string());
-        if let Some(format) = &self.options.dense_weights {
-            command.arg("--dense-weights").arg(format);
+        if let Some(format) = self.options.dense_weights {
+            command.arg("--dense-weights").arg(format.to_string());
         }
         if self.options.experts == ExpertsMode::Remote {
             command.arg("--cluster-port").arg("0");
@@ -152,8 +152,8 @@ impl Cluster<'_> {
         command.arg(role).arg("--stop-on-stdin-close");
         command.arg("--model").arg(&self.options.model);
         command.arg("--dtype").arg(&self.options.dtype);
-        if let Some(format) = &self.options.expert_weights {
-            command.arg("--expert-weights").arg(format);
+        if let Some(format) = self.options.expert_weights {
+            command.arg("--expert-weights").arg(format.to_string());
         }
         command.arg("--log-format").arg(self.logs.log_format.to_string());
         command.arg("--log").arg(&self.logs.log);
