@@ -43,9 +43,11 @@ async fn answers(
     answers
 }
 
-async fn check(case: &str, dtype: &str) {
+/// `experts` are told to routers and nodes, `dense` to routers.
+async fn check(case: &str, dtype: &str, experts: &[&str], dense: &[&str]) {
     let model = golden(case);
-    let local = Cluster::start(&model, dtype, 0, &[]);
+    let formats = [experts, dense].concat();
+    let local = Cluster::start(&model, dtype, 0, &formats);
     let expected = answers(&local, requests(), false).await;
     assert_eq!(
         answers(&local, requests(), true).await,
@@ -55,7 +57,8 @@ async fn check(case: &str, dtype: &str) {
     for nodes in [1, 3] {
         // Steps of few tokens cut the prompts into chunks.
         for more in [&[][..], &["--max-num-batched-tokens", "8", "--max-num-seqs", "8"]] {
-            let remote = Cluster::start(&model, dtype, nodes, more);
+            let more = [&formats, more].concat();
+            let remote = Cluster::start_with(&model, dtype, nodes, experts, &more);
             let alone = answers(&remote, requests(), false).await;
             assert_eq!(alone, expected, "{case} {dtype}: {nodes} nodes {more:?}");
             let at_once = answers(&remote, requests(), true).await;
@@ -102,10 +105,16 @@ async fn preemption_and_found_prefixes_change_no_bit() {
 
 #[tokio::test]
 async fn nodes_batches_and_chunks_change_no_bit_in_f32() {
-    check("qwen2_moe", "f32").await;
+    check("qwen2_moe", "f32", &[], &[]).await;
 }
 
 #[tokio::test]
 async fn nodes_batches_and_chunks_change_no_bit_in_bf16() {
-    check("qwen3_moe", "bf16").await;
+    check("qwen3_moe", "bf16", &[], &[]).await;
+}
+
+#[tokio::test]
+async fn nodes_batches_and_chunks_change_no_bit_of_quantised_weights() {
+    let (experts, dense) = (["--expert-weights", "int8"], ["--dense-weights", "int4"]);
+    check("qwen3_moe", "bf16", &experts, &dense).await;
 }
