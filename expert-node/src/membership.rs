@@ -102,6 +102,9 @@ impl Membership {
     /// Does what is to be done now. Returns when to look again.
     fn act(&mut self, view: &View) -> Instant {
         let now = Instant::now();
+        if !view.connected {
+            self.reconciler.out_of_touch();
+        }
         let resident = self.shard.held().ids();
         let elsewhere = |id: &ExpertId| view.connected && is_elsewhere(view, &self.node, *id);
         let todo = self.reconciler.look(self.assigned(view), &resident, elsewhere, now);

@@ -59,6 +59,11 @@ impl Reconciler {
         Todo { load, forget, look_again }
     }
 
+    /// Nobody says who is there: what leaves has its time anew once somebody does.
+    pub(crate) fn out_of_touch(&mut self) {
+        self.leaving.clear();
+    }
+
     /// An expert could not be loaded.
     pub(crate) fn failed(&mut self, id: ExpertId, why: String, now: Instant) {
         self.failed.insert(id, (why, now));
@@ -119,6 +124,19 @@ mod tests {
         assert_eq!(todo, Todo { forget: experts(&[5]), ..Todo::default() });
         let todo = reconciler.look(Some(&none), &experts(&[4]), |_| true, later);
         assert_eq!(todo, Todo { forget: experts(&[4]), ..Todo::default() });
+    }
+
+    #[test]
+    fn after_a_silence_what_leaves_has_its_time_anew() {
+        let (mut reconciler, start) = (Reconciler::default(), Instant::now());
+        let (none, held) = (experts(&[]), experts(&[4]));
+        reconciler.look(Some(&none), &held, |_| true, start);
+        reconciler.out_of_touch();
+        let back = start + 5 * FORGET_AFTER;
+        let todo = reconciler.look(Some(&none), &held, |_| true, back);
+        assert_eq!(todo, Todo { look_again: Some(back + FORGET_AFTER), ..Todo::default() });
+        let todo = reconciler.look(Some(&none), &held, |_| true, back + FORGET_AFTER);
+        assert_eq!(todo.forget, held);
     }
 
     #[test]
