@@ -4,16 +4,16 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use guildhall_checkpoint::Checkpoint;
-use guildhall_kernels::{CpuOptions, Device, Dtype, KvCache, KvShape, SequenceSpan, WeightFormat};
+use guildhall_kernels::{CpuOptions, Device, Dtype, KvCache, SequenceSpan, Tensor, WeightFormat};
 
 use crate::Error;
+use crate::loading::{BLOCK_TOKENS, shape_of_blocks};
 use crate::local_experts::LocalExperts;
 use crate::model::{ForwardBatch, Model};
 use crate::sampler::log_softmax;
 use crate::tokenizer::{AddSpecial, Tokenizer};
 
 const DTYPE: Dtype = Dtype::Bf16;
-const BLOCK_TOKENS: usize = 16;
 /// Rows whose logits are held at a time, of both models.
 const LOGITS_AT_A_TIME: usize = 64;
 
@@ -125,15 +125,8 @@ impl Runner {
         formats: Formats,
         window: usize,
     ) -> Result<Self, Error> {
-        let config = checkpoint.config();
         let blocks = window.div_ceil(BLOCK_TOKENS);
-        let shape = KvShape {
-            layers: config.layers.len(),
-            blocks,
-            block_tokens: BLOCK_TOKENS,
-            kv_heads: config.attention.n_kv_heads,
-            head_dim: config.attention.head_dim,
-        };
+        let shape = shape_of_blocks(checkpoint.config(), blocks);
         Ok(Self {
             model: Model::load(checkpoint, device, (DTYPE, formats.dense), window)?,
             experts: LocalExperts::load(checkpoint, device, formats.experts)?,
@@ -143,7 +136,7 @@ impl Runner {
     }
 
     /// The hidden states of all tokens of a window, [tokens, hidden].
-    fn hidden(&mut self, tokens: &[u32]) -> Result<guildhall_kernels::Tensor, Error> {
+    fn hidden(&mut self, tokens: &[u32]) -> Result<Tensor, Error> {
         let positions: Vec<u32> = (0..tokens.len() as u32).collect();
         let span = SequenceSpan {
             first_row: 0,
@@ -161,11 +154,7 @@ impl Runner {
         Ok(self.model.forward(&batch, &mut self.cache, &mut self.experts)?.0)
     }
 
-    fn log_probabilities(
-        &self,
-        hidden: &guildhall_kernels::Tensor,
-        rows: &[u32],
-    ) -> Result<Vec<Vec<f64>>, Error> {
+    fn log_probabilities(&self, hidden: &Tensor, rows: &[u32]) -> Result<Vec<Vec<f64>>, Error> {
         let logits = self.model.logits(hidden, rows)?;
         let values = self.model.device().host(&logits);
         Ok(values.chunks_exact(logits.cols()).map(log_softmax).collect())

@@ -17,7 +17,7 @@ use crate::tokenizer::Tokenizer;
 use crate::{Error, RouterConfig};
 
 /// Tokens of a block of the KV cache.
-const BLOCK_TOKENS: usize = 16;
+pub(crate) const BLOCK_TOKENS: usize = 16;
 
 /// Everything that a lane needs but its experts.
 pub(crate) fn lane_options(
@@ -48,17 +48,21 @@ pub(crate) fn lane_options(
     })
 }
 
-/// As many blocks as the memory holds, but no more than running sequences and some prefixes can fill.
-fn kv_shape(config: &RouterConfig, model: &ModelConfig) -> Result<KvShape, Error> {
+/// The shape of a model's cache with so many blocks.
+pub(crate) fn shape_of_blocks(model: &ModelConfig, blocks: usize) -> KvShape {
     let attention = &model.attention;
-    let with = |blocks| KvShape {
+    KvShape {
         layers: model.layers.len(),
         blocks,
         block_tokens: BLOCK_TOKENS,
         kv_heads: attention.n_kv_heads,
         head_dim: attention.head_dim,
-    };
-    let block_bytes = with(1).bytes(config.dtype);
+    }
+}
+
+/// As many blocks as the memory holds, but no more than running sequences and some prefixes can fill.
+fn kv_shape(config: &RouterConfig, model: &ModelConfig) -> Result<KvShape, Error> {
+    let block_bytes = shape_of_blocks(model, 1).bytes(config.dtype);
     let longest = config.max_model_len.map_or(model.max_position_embeddings, NonZeroUsize::get);
     let useful = longest.div_ceil(BLOCK_TOKENS).saturating_mul(config.max_num_seqs.get());
     let memory = config.kv_cache_memory.of(memory_of_machine());
@@ -68,7 +72,7 @@ fn kv_shape(config: &RouterConfig, model: &ModelConfig) -> Result<KvShape, Error
             "--kv-cache-memory, {memory} bytes, does not hold one block of {block_bytes} bytes"
         )));
     }
-    Ok(with(blocks))
+    Ok(shape_of_blocks(model, blocks))
 }
 
 fn max_model_len(

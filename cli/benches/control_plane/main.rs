@@ -20,6 +20,7 @@ use support::{model, request};
 #[path = "../support/mod.rs"]
 mod support;
 
+const SHAPE: model::Shape = model::Shape { layers: 4 };
 const STREAMS: u32 = 32;
 const TOKENS: u32 = 3500;
 const KEY: &str = "secret";
@@ -79,7 +80,7 @@ async fn run() {
     let mut etcd = EtcdProcess::start();
     let store = etcd.address();
     let args = ["--admin-port", "0", "--admin-api-key", KEY, "--store", &store];
-    let cluster = Cluster::start(&support::model_dir(model::Q3_CUT), "bf16", 3, &args);
+    let cluster = Cluster::start(&support::model_dir(SHAPE), "bf16", 3, &args);
     let address = cluster.admin.clone().unwrap();
     let client = GenerationClient::connect(cluster.address.clone()).await.unwrap();
     let streams: Vec<_> =
@@ -117,10 +118,7 @@ async fn run() {
     for stream in streams {
         times.push(stream.await.unwrap());
     }
-    println!(
-        "bf16, {}, 3 nodes with 2 replicas of each expert, {STREAMS} streams\n",
-        model::Q3_CUT
-    );
+    println!("bf16, {}, 3 nodes with 2 replicas of each expert, {STREAMS} streams\n", SHAPE);
     println!(
         "| | s | tokens per second | ms between tokens: median | p99 | longest | longest ÷ median |"
     );

@@ -15,6 +15,7 @@ use support::{model, request};
 #[path = "../support/mod.rs"]
 mod support;
 
+const SHAPE: model::Shape = model::Shape { layers: 4 };
 const STREAMS: u32 = 32;
 const TOKENS: u32 = 1000;
 /// Before and after the node is killed.
@@ -43,8 +44,7 @@ fn longest_gap(times: &[Instant], from: Instant, to: Instant) -> Duration {
 }
 
 async fn run() {
-    let cluster =
-        Cluster::start(&support::model_dir(model::Q3_CUT), "bf16", 3, &["--min-replicas", "2"]);
+    let cluster = Cluster::start(&support::model_dir(SHAPE), "bf16", 3, &["--min-replicas", "2"]);
     let client = GenerationClient::connect(cluster.address.clone()).await.unwrap();
     // All prompts are in, and what is usual is known.
     let begin = Instant::now() + Duration::from_secs(5);
@@ -67,10 +67,7 @@ async fn run() {
         gaps.max().unwrap_or_default().as_secs_f64() * 1e3
     };
     let (before, after) = (rate(begin, kill), rate(kill, end));
-    println!(
-        "bf16, {}, 3 nodes with 2 replicas of each expert, {STREAMS} streams\n",
-        model::Q3_CUT
-    );
+    println!("bf16, {}, 3 nodes with 2 replicas of each expert, {STREAMS} streams\n", SHAPE);
     println!("| | 10 s before | 10 s after a node was killed | ratio |");
     println!("|---|---|---|---|");
     println!("| tokens per second | {before:.0} | {after:.0} | {:.2} |", after / before);

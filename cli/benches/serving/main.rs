@@ -18,6 +18,7 @@ mod overload;
 #[path = "../support/mod.rs"]
 mod support;
 
+const SHAPE: model::Shape = model::Shape { layers: 4 };
 const STREAMS: u32 = 32;
 const TOKENS: u32 = 128;
 const PREFIX_TOKENS: u32 = 1000;
@@ -92,7 +93,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 async fn run() {
-    let model = support::model_dir(model::Q3_CUT);
+    let model = support::model_dir(SHAPE);
     let local = ["--experts", "local"];
     let cluster = Up::start(&model, &local, &[]);
     let client = GenerationClient::connect(cluster.address.clone()).await.unwrap();
@@ -103,7 +104,7 @@ async fn run() {
         many.push(at_once(&client, &expected).await);
     }
     let (many, one) = (median(many), median(one));
-    println!("bf16, {}, experts in the router\n", model::Q3_CUT);
+    println!("bf16, {}, experts in the router\n", SHAPE);
     println!("| what | | | ratio |");
     println!("|---|---|---|---|");
     println!(

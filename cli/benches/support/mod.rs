@@ -1,11 +1,10 @@
-//! What the benchmarks of a whole cluster share: requests, a model, and how fast it generates.
+//! What the benchmarks of a whole cluster share: requests and a model.
 
 use std::path::{Path, PathBuf};
 
 use guildhall_proto::v1;
 
 pub(crate) mod model;
-pub(crate) mod speed;
 
 /// The directory of a model, made when it is first needed.
 pub(crate) fn model_dir(shape: model::Shape) -> PathBuf {

@@ -1,12 +1,11 @@
 //! How fast a router generates, and reads prompts.
-#![allow(dead_code, reason = "not every benchmark asks for it")]
 
 use std::time::Instant;
 
 use guildhall_proto::v1::generation_client::GenerationClient;
 use tonic::transport::Channel;
 
-use super::request;
+use crate::support::request;
 
 const DECODE_TOKENS: u32 = 64;
 pub(crate) const PROMPT_TOKENS: u32 = 512;

@@ -6,11 +6,14 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
 use guildhall_testkit::cluster::Up;
-use support::{model, speed};
+use support::model;
 
+#[path = "../support/speed.rs"]
+mod speed;
 #[path = "../support/mod.rs"]
 mod support;
 
+const SHAPE: model::Shape = model::Shape { layers: 4 };
 const ROUNDS: usize = 3;
 /// Name, and the arguments of `guildhall up`.
 const SET_UPS: [(&str, &[&str]); 3] = [
@@ -20,7 +23,7 @@ const SET_UPS: [(&str, &[&str]); 3] = [
 ];
 
 fn main() {
-    let model = support::model_dir(model::Q3_CUT);
+    let model = support::model_dir(SHAPE);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut results = [const { Vec::new() }; SET_UPS.len()];
     for _ in 0..ROUNDS {
@@ -29,10 +32,7 @@ fn main() {
             results.push(runtime.block_on(speed::measure(&cluster.address)));
         }
     }
-    println!(
-        "tokens per second, bf16, {} (median of {ROUNDS} rounds; × of local)\n",
-        model::Q3_CUT
-    );
+    println!("tokens per second, bf16, {} (median of {ROUNDS} rounds; × of local)\n", SHAPE);
     println!("| experts | {} |", speed::HEAD);
     println!("|---|---|---|---|---|");
     let medians = results.map(|rounds| speed::medians(&rounds));

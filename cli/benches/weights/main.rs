@@ -6,17 +6,20 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
 use guildhall_testkit::cluster::Up;
-use support::{model, speed};
+use support::model;
 
+#[path = "../support/speed.rs"]
+mod speed;
 #[path = "../support/mod.rs"]
 mod support;
 
+const SHAPE: model::Shape = model::Shape { layers: 12 };
 const ROUNDS: usize = 3;
 /// Of experts and of all else.
 const FORMATS: [(&str, &str); 3] = [("bf16", "bf16"), ("int8", "int8"), ("int4", "int8")];
 
 fn main() {
-    let model = support::model_dir(model::Q3);
+    let model = support::model_dir(SHAPE);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut results = [const { Vec::new() }; FORMATS.len()];
     for _ in 0..ROUNDS {
@@ -27,7 +30,7 @@ fn main() {
             results.push(runtime.block_on(speed::measure(&cluster.address)));
         }
     }
-    println!("tokens per second, {} (median of {ROUNDS} rounds; × of bf16)\n", model::Q3);
+    println!("tokens per second, {} (median of {ROUNDS} rounds; × of bf16)\n", SHAPE);
     println!("| experts | all else | {} |", speed::HEAD);
     println!("|---|---|---|---|---|---|");
     let medians = results.map(|rounds| speed::medians(&rounds));

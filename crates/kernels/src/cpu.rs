@@ -34,6 +34,8 @@ mod vnni;
 pub(crate) const LANES: usize = 16;
 /// The most rows of one tile.
 pub(crate) const TILE_ROWS: usize = 8;
+/// The most rows of one tile register.
+const REGISTER_ROWS: usize = 16;
 /// The most panels of one tile.
 pub(crate) const TILE_PANELS: usize = 8;
 
@@ -127,8 +129,8 @@ impl Kernel {
     /// The most rows of a tile of this kernel.
     pub(crate) fn max_rows(self) -> usize {
         match self.set {
-            InstructionSet::Amx if self.arithmetic == Arithmetic::Groups => 16,
-            _ if self.has_tile_registers() => 16,
+            _ if self.has_tile_registers() => REGISTER_ROWS,
+            InstructionSet::Amx if self.arithmetic == Arithmetic::Groups => REGISTER_ROWS,
             InstructionSet::Avx2 => 6,
             _ => TILE_ROWS,
         }

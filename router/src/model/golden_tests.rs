@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use guildhall_checkpoint::Checkpoint;
-use guildhall_kernels::{
-    CpuOptions, Device, Dtype, InstructionSet, KvCache, KvShape, SequenceSpan,
-};
+use guildhall_kernels::{CpuOptions, Device, Dtype, InstructionSet, KvCache, SequenceSpan};
 use serde::Deserialize;
 
 use super::{ForwardBatch, Model};
+use crate::loading::{BLOCK_TOKENS, shape_of_blocks};
 use crate::local_experts::LocalExperts;
 
 const CASES: [&str; 9] = [
@@ -22,7 +21,6 @@ const CASES: [&str; 9] = [
     "qwen3_moe_tied",
     "qwen3_moe_yarn",
 ];
-const BLOCK_TOKENS: usize = 16;
 /// Blocks of the test's cache; sequences take every other one of them, from the end.
 const BLOCKS: usize = 32;
 
@@ -70,14 +68,7 @@ impl Bench {
         let options =
             CpuOptions { threads: 2.try_into().unwrap(), instruction_set: Some(instruction_set) };
         let device = Device::cpu(options).unwrap();
-        let config = checkpoint.config();
-        let shape = KvShape {
-            layers: config.layers.len(),
-            blocks: BLOCKS,
-            block_tokens: BLOCK_TOKENS,
-            kv_heads: config.attention.n_kv_heads,
-            head_dim: config.attention.head_dim,
-        };
+        let shape = shape_of_blocks(checkpoint.config(), BLOCKS);
         Self {
             model: Model::load(&checkpoint, &device, (dtype, dtype.into()), 128).unwrap(),
             experts: LocalExperts::load(&checkpoint, &device, dtype.into()).unwrap(),

@@ -9,11 +9,9 @@ use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-use super::{LANES, Lanes, Line, SumsOfRow};
+use super::{LANES, Lanes, Line, REGISTER_ROWS, SumsOfRow};
 use crate::weights::quantised::{GROUP_COLUMNS, GROUP_LINES};
 
-/// The most rows of x in one register.
-pub(super) const MAX_ROWS: usize = 16;
 /// Bytes from the sums of a row to those of the next one.
 const SUMS_STRIDE: usize = size_of::<SumsOfRow>();
 /// How far ahead of its use a line is asked for, in bytes.
@@ -100,7 +98,7 @@ impl Tiles {
     /// # Safety
     /// The registers are [available](is_available), and this thread has no other `Tiles`.
     pub(super) unsafe fn configure(rows: usize, columns: Columns) -> Self {
-        let of_rows = rows.clamp(1, MAX_ROWS) as u8;
+        let of_rows = rows.clamp(1, REGISTER_ROWS) as u8;
         let mut layout = Layout {
             palette: 1,
             start_row: 0,
@@ -163,7 +161,7 @@ pub(super) const GROUP_PANELS: usize = 4;
 
 /// The products of a group: `[panel][row]`, sixteen outputs each.
 #[repr(C, align(64))]
-pub(super) struct GroupProducts(pub(super) [[[i32; LANES]; MAX_ROWS]; GROUP_PANELS]);
+pub(super) struct GroupProducts(pub(super) [[[i32; LANES]; REGISTER_ROWS]; GROUP_PANELS]);
 
 impl Tiles {
     /// Multiplies a group of bytes of each row, the first at `x`, with [`GROUP_LINES`] lines of each panel.

@@ -72,10 +72,9 @@ impl Workers {
         // unwind, before each claimed item is counted and all others are beyond claim.
         let work: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(work) };
         let region = Arc::new(Region::new(work, items));
-        let all_done = AllDone(&region);
+        let all_done = AllDone { open: &self.open, region: &region };
         self.open.add(&region, items - 1);
         region.drain();
-        self.open.remove(&region);
         drop(all_done);
         assert!(!region.panicked.load(Ordering::Relaxed), "a thread that helped panicked");
     }
@@ -244,13 +243,18 @@ impl Drop for Count<'_> {
 }
 
 /// Waits, when dropped, for all claimed items of a region, and leaves no others to claim.
-struct AllDone<'a>(&'a Region);
+struct AllDone<'a> {
+    open: &'a Open,
+    region: &'a Arc<Region>,
+}
 
 impl Drop for AllDone<'_> {
     fn drop(&mut self) {
-        let claimed = self.0.next.swap(self.0.items, Ordering::Relaxed).min(self.0.items);
+        let Self { open, region } = self;
+        let claimed = region.next.swap(region.items, Ordering::Relaxed).min(region.items);
+        open.remove(region);
         let mut looks = 0;
-        while self.0.done.load(Ordering::Acquire) < claimed {
+        while region.done.load(Ordering::Acquire) < claimed {
             if looks < SPINS {
                 spin_loop();
             } else {
@@ -394,6 +398,14 @@ mod tests {
         occupy(&workers, blocked);
         let _release = release;
         workers.run(10, |item| assert!(item != 3, "item 3"));
+    }
+
+    #[test]
+    fn a_panic_leaves_nothing_open() {
+        let workers = Workers::start(NonZeroUsize::new(2).unwrap()).unwrap();
+        let broken = || workers.run(10, |item| assert!(item != 3, "item 3"));
+        assert!(std::panic::catch_unwind(AssertUnwindSafe(broken)).is_err());
+        assert!(workers.open.lock().is_empty());
     }
 
     #[test]

@@ -21,6 +21,10 @@ impl RowLayout {
         Self { groups: columns.div_ceil(GROUP_COLUMNS) }
     }
 
+    pub(crate) fn of_words(words: usize) -> Self {
+        Self { groups: words / (GROUP_WORDS + 2) }
+    }
+
     /// Words of a row.
     pub(crate) fn words(self) -> usize {
         self.groups * (GROUP_WORDS + 2)
@@ -78,7 +82,8 @@ impl<'a> QuantisedRows<'a> {
     }
 }
 
-/// Rounds one group of `values`, at most 32, to bf16 and quantises it: writes the bytes, and returns the scale and the sum as words.
+/// Rounds one group of `values`, at most 32, to bf16 and quantises it: writes the bytes, and returns the scale and the
+/// sum as words.
 ///
 /// A value that is not finite makes the scale so, and with it all that this row gives.
 #[inline(always)]

@@ -50,7 +50,7 @@ impl FedRows<'_> {
         count: usize,
         first_group: usize,
     ) -> QuantisedRows<'_> {
-        let layout = RowLayout { groups: self.len / (GROUP_WORDS + 2) };
+        let layout = RowLayout::of_words(self.len);
         let words = &self.words()[first * self.stride..];
         QuantisedRows { words, stride: self.stride, layout, rows: count, first_group }
     }

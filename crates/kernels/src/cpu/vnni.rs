@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::amx::{Columns, GROUP_PANELS, GroupProducts, MAX_ROWS, Tiles};
+use super::amx::{Columns, GROUP_PANELS, GroupProducts, Tiles};
 use super::quantised_rows::QuantisedRows;
-use super::{LANES, Lanes, Line, SumsOfRow, portable};
+use super::{LANES, Lanes, Line, REGISTER_ROWS, SumsOfRow, portable};
 use crate::weights::quantised::{Bits, GROUP_LINES, OfOutputs, PanelGroups};
 
 /// How far ahead of its use a line is asked for, in bytes, in each of the panels of a tile.
@@ -47,7 +47,7 @@ pub(super) fn accumulate_groups_in_tiles(
     panels: &[PanelGroups<'_>],
     sums: &mut [SumsOfRow],
 ) {
-    let rows = x.rows.min(sums.len()).min(MAX_ROWS);
+    let rows = x.rows.min(sums.len()).min(REGISTER_ROWS);
     if rows <= FEW_ROWS {
         return accumulate_groups(x, panels, sums);
     }
@@ -55,7 +55,7 @@ pub(super) fn accumulate_groups_in_tiles(
         rows > 0 && x.words.len() >= (rows - 1) * x.stride + x.layout.words(),
         "rows end early"
     );
-    let mut products = GroupProducts([[[0; LANES]; MAX_ROWS]; GROUP_PANELS]);
+    let mut products = GroupProducts([[[0; LANES]; REGISTER_ROWS]; GROUP_PANELS]);
     let mut bytes = [[Line([0; LANES]); GROUP_LINES]; GROUP_PANELS];
     let groups = panels.first().map_or(0, PanelGroups::groups);
     // SAFETY: the caller has the registers, and no other tiles are configured here.
