@@ -133,7 +133,7 @@ impl Worker {
 
     /// The activations of all jobs below one another.
     fn upload(&self, jobs: &[Job]) -> Result<Tensor, Error> {
-        let hidden = self.shard.checkpoint().config().hidden_size;
+        let hidden = self.shard.supply().config().hidden_size;
         let x = match (self.dtype, jobs) {
             (Dtype::Bf16, [only]) => self.device.upload_bf16(&only.call.activations, hidden)?,
             (Dtype::Bf16, _) => {

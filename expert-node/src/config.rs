@@ -12,7 +12,8 @@ use guildhall_transport::Endpoint;
 /// Everything that an expert node can be told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ExpertNodeConfig {
-    /// Model directory (config.json, safetensors); only the assigned experts are read.
+    /// Model directory (config.json, safetensors); only the assigned experts are read. Without safetensors they come from
+    /// nodes that have them.
     #[arg(long, env = "GUILDHALL_MODEL", value_name = "DIR")]
     pub model: PathBuf,
 
@@ -74,7 +75,8 @@ pub struct ExpertNodeConfig {
     #[arg(long, env = "GUILDHALL_MAX_BATCH_PAIRS", default_value = "16384", value_name = "N")]
     pub max_batch_pairs: NonZeroUsize,
 
-    /// Seconds that the cluster gets to hold this node's experts elsewhere after SIGTERM, and then routers to leave.
+    /// Seconds until this node ends after SIGTERM, at most: three quarters for the cluster to hold its experts elsewhere,
+    /// the rest for routers to leave.
     #[arg(long, env = "GUILDHALL_DRAIN_TIMEOUT", default_value = "30", value_name = "SECONDS",
           value_parser = seconds)]
     pub drain_timeout: Duration,

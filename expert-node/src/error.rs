@@ -9,6 +9,14 @@ pub enum Error {
     /// An expert does not compute what its weights say.
     #[error("canary")]
     Canary(#[source] Box<crate::canary::CanaryFailure>),
+    /// No node that has the model's files gave an expert: perhaps one does soon.
+    #[error("expert {expert} is not to be had: {reason}")]
+    NoGiver {
+        /// The expert.
+        expert: guildhall_ids::ExpertId,
+        /// What the last one that was asked said.
+        reason: String,
+    },
     /// The device refused.
     #[error("device")]
     Kernels(#[from] guildhall_kernels::Error),

@@ -13,6 +13,8 @@ mod service;
 mod batcher;
 mod compute;
 mod shard;
+mod supply;
+mod peers;
 #[cfg(test)]
 mod node_tests;
 mod canary;

@@ -157,6 +157,10 @@ impl Membership {
                     tracing::debug!(%expert, "loaded: the placement has it here");
                     self.reconciler.loaded(expert);
                 }
+                Err(error @ Error::NoGiver { .. }) => {
+                    tracing::warn!(error = error_chain(&error), "asking again soon");
+                    self.reconciler.absent(expert, now);
+                }
                 Err(error) => {
                     let why = error_chain(&error);
                     tracing::error!(%expert, error = why, "an assigned expert cannot be loaded");

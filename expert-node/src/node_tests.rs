@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::service::{Node, NodeOptions};
 use crate::shard::Pace;
+use crate::supply::Supply;
 
 /// Two tokens of the model `mixtral` of the golden tests.
 const HIDDEN: usize = 32;
@@ -45,13 +46,14 @@ fn start(dtype: Dtype) -> Running {
         dtype,
         expert_weights: None,
         device: cpu(),
-        hash_cache: Some(hashes.path()),
         max_queued_calls: 8,
         max_batch_pairs: 64,
     };
     let draining = CancellationToken::new();
-    let (node, thread) = Node::start(checkpoint(), options, draining.clone()).unwrap();
-    Running { node, thread, checkpoint: checkpoint(), draining, hashes }
+    let checkpoint = checkpoint();
+    let supply = Supply::open(checkpoint.dir(), Some(hashes.path())).unwrap();
+    let (node, thread) = Node::start(supply, options, draining.clone()).unwrap();
+    Running { node, thread, checkpoint, draining, hashes }
 }
 
 impl Running {

@@ -6,15 +6,19 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guildhall_checkpoint::Checkpoint;
-use guildhall_cluster::{Key, NodeRecord, Session, SessionOptions};
+use guildhall_checkpoint::{Fingerprint, ModelConfig, has_weights};
+use guildhall_cluster::{Key, NodeRecord, Session, SessionOptions, View};
 use guildhall_kernels::{CpuOptions, memory_of_machine};
 use guildhall_transport::{Endpoint, Lifecycle, Listener, serve};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::membership::Membership;
+use crate::peers::Peers;
 use crate::service::{Node, NodeOptions};
 use crate::shard::Shard;
+use crate::supply::Supply;
 use crate::{Error, ExpertNodeConfig};
 
 /// A name that another process has is free after this time, if that process has ended: twice the time after which the
@@ -31,46 +35,103 @@ const NAME_PATIENCE: Duration = Duration::from_secs(8);
 /// When the model, the device or the address cannot be had, or another process has this one's name.
 pub async fn run(config: ExpertNodeConfig, shutdown: CancellationToken) -> Result<(), Error> {
     let store = config.store.open().map_err(Error::Config)?;
-    let checkpoint = Checkpoint::open(&config.model)?;
-    for key in &checkpoint.config().unknown_keys {
-        tracing::warn!(key, "config.json has a key that this version does not know");
-    }
-    let lifecycle = Lifecycle::default();
-    let (node, compute) =
-        Node::start(checkpoint, node_options(&config), lifecycle.draining().clone())?;
-    let listener = Listener::bind(&config.listen).await?;
-    let address = listener.endpoint().map_err(system("reading the own address"))?;
-    print_address(&config, &address)?;
-
-    let record = node_record(&config, &node, &address);
     let (session, task) =
         Session::new(store, &config.store.store_prefix, SessionOptions::default());
     let end_session = CancellationToken::new();
     let mut following = tokio::spawn(task.run(end_session.clone()));
-    let shard = node.shard().clone();
-    let mut serving = tokio::spawn(serve(listener, node, lifecycle.clone()));
-    let mut ended = tokio::select! {
-        belonged = belong(&config, (session, record), shard, &shutdown) => belonged,
-        followed = &mut following => Err(ended_early(followed.map(|ended| ended.map_err(Error::from)))),
-        served = &mut serving => Err(ended_early(served.map(|ended| ended.map_err(Error::from)))),
-    };
-    if !serving.is_finished() {
-        if !lifecycle.drain(config.drain_timeout).await {
-            tracing::warn!("routers were still connected when the time to drain was over");
-        }
-        ended = ended.and(serving.await.map_or(Ok(()), |served| served.map_err(Error::from)));
-    }
+    let ended = serve_experts(&config, session, &mut following, &shutdown).await;
     end_session.cancel();
     if !following.is_finished() {
         // It ends its lease; nothing depends on how that goes.
         let _ = following.await;
     }
+    tracing::info!("stopped");
+    ended
+}
+
+type Following = JoinHandle<Result<(), guildhall_cluster::Error>>;
+
+/// The node itself, from its model to its last call; the session is followed meanwhile.
+async fn serve_experts(
+    config: &ExpertNodeConfig,
+    session: Session,
+    following: &mut Following,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
+    let supply = tokio::select! {
+        supply = open_supply(config, &session) => supply?,
+        followed = &mut *following => return Err(ended_early(followed.map(|of| of.map_err(Error::from)))),
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let lifecycle = Lifecycle::default();
+    let (node, compute) = Node::start(supply, node_options(config), lifecycle.draining().clone())?;
+    let listener = Listener::bind(&config.listen).await?;
+    let address = listener.endpoint().map_err(system("reading the own address"))?;
+    print_address(config, &address)?;
+
+    let record = node_record(config, &node, &address);
+    let shard = node.shard().clone();
+    let mut serving = tokio::spawn(serve(listener, node, lifecycle.clone()));
+    let mut ended = tokio::select! {
+        belonged = belong(config, (session, record), shard, shutdown) => belonged,
+        followed = following => Err(ended_early(followed.map(|of| of.map_err(Error::from)))),
+        served = &mut serving => Err(ended_early(served.map(|of| of.map_err(Error::from)))),
+    };
+    if !serving.is_finished() {
+        if !lifecycle.drain(farewell(config.drain_timeout)).await {
+            tracing::warn!("routers were still connected when the time to drain was over");
+        }
+        ended = ended.and(serving.await.map_or(Ok(()), |served| served.map_err(Error::from)));
+    }
     // The server has dropped the last sender of the queue, so the thread ends after its current batch.
     if compute.join().is_err() {
         tracing::error!("the compute thread panicked");
     }
-    tracing::info!("stopped");
     ended
+}
+
+/// The model's files, or, where there are none, whoever in the cluster has them.
+async fn open_supply(config: &ExpertNodeConfig, session: &Session) -> Result<Supply, Error> {
+    let model = if has_weights(&config.model) {
+        return Supply::open(&config.model, config.hash_cache.as_deref()).inspect(warn_of_unknown);
+    } else {
+        ModelConfig::from_file(&config.model.join("config.json"))?
+    };
+    let (session, prefix) = (session.clone(), config.store.store_prefix.clone());
+    tracing::info!("there are no weights here: experts will come from nodes that have the files");
+    let fingerprint = fingerprint_of_cluster(session.clone(), &prefix).await;
+    let max_bytes = 3 * model.hidden_size * model.moe.expert_width * size_of::<f32>();
+    let (own, runtime) = (config.node_id.clone(), Handle::current());
+    let supply =
+        Supply::Peers(model, Peers { own, fingerprint, max_bytes, session, prefix, runtime });
+    warn_of_unknown(&supply);
+    Ok(supply)
+}
+
+fn warn_of_unknown(supply: &Supply) {
+    for key in &supply.config().unknown_keys {
+        tracing::warn!(key, "config.json has a key that this version does not know");
+    }
+}
+
+/// Waits for a placement, and says which model's it is.
+async fn fingerprint_of_cluster(mut session: Session, prefix: &str) -> Fingerprint {
+    loop {
+        let placement = View::read(&session.mirror(), prefix).placement;
+        let known = placement.and_then(|of| of.model_fingerprint.try_into().ok());
+        if let Some(fingerprint) = known {
+            return Fingerprint(fingerprint);
+        }
+        if !session.changed().await {
+            // The session has ended, and says why itself.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The part of the time for an end that is kept for routers to leave; the rest goes by until others hold the experts.
+fn farewell(drain_timeout: Duration) -> Duration {
+    drain_timeout / 4
 }
 
 /// Belongs to the cluster until `shutdown`, and then until nobody depends on this node.
@@ -90,7 +151,7 @@ async fn belong(
     let mut leaving = Membership::new(name, record, shard, (session, prefix)).start();
     shutdown.cancelled().await;
     tracing::info!("leaving the cluster");
-    if !leaving.announce(config.drain_timeout).await {
+    if !leaving.announce(config.drain_timeout - farewell(config.drain_timeout)).await {
         tracing::warn!("leaving although others still depend on this node");
     }
     Ok(())
@@ -134,7 +195,7 @@ fn ended_early(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> Erro
     }
 }
 
-fn node_options(config: &ExpertNodeConfig) -> NodeOptions<'_> {
+fn node_options(config: &ExpertNodeConfig) -> NodeOptions {
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     NodeOptions {
         node_id: config.node_id.clone(),
@@ -144,7 +205,6 @@ fn node_options(config: &ExpertNodeConfig) -> NodeOptions<'_> {
             threads: config.threads.unwrap_or(cores),
             instruction_set: config.instruction_set,
         },
-        hash_cache: config.hash_cache.as_deref(),
         max_queued_calls: config.max_queued_calls.get(),
         max_batch_pairs: config.max_batch_pairs.get(),
     }
@@ -161,6 +221,7 @@ fn node_record(config: &ExpertNodeConfig, node: &Node, listening: &Endpoint) -> 
         dtype: handshake.dtype.clone(),
         hidden_size: handshake.hidden_size,
         expert_weights: handshake.expert_weights.clone(),
+        has_files: node.shard().supply().has_files(),
         instruction_set: identity.instruction_set.clone(),
         device: "cpu".into(),
         capacity_bytes: config.capacity.of(memory_of_machine()) as u64,

@@ -10,6 +10,8 @@ use guildhall_ids::ExpertId;
 pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(2);
 /// What could not be loaded is tried again after this time.
 const RETRY_AFTER: Duration = Duration::from_secs(20);
+/// What was not to be had is asked for again after this time.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What a node has to do now.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub(crate) struct Reconciler {
     leaving: BTreeMap<ExpertId, Instant>,
     /// Assigned, not loadable: why, and when it was tried.
     failed: BTreeMap<ExpertId, (String, Instant)>,
+    /// Assigned, not to be had from anybody when it was asked for: when that was.
+    absent: BTreeMap<ExpertId, Instant>,
 }
 
 impl Reconciler {
@@ -42,8 +46,12 @@ impl Reconciler {
     ) -> Todo {
         let Some(assigned) = assigned else { return Todo::default() };
         self.failed.retain(|id, _| assigned.contains(id));
-        let failed = &self.failed;
-        let waits = |id: &ExpertId| failed.get(id).is_some_and(|(_, at)| now < *at + RETRY_AFTER);
+        self.absent.retain(|id, _| assigned.contains(id));
+        let (failed, absent) = (&self.failed, &self.absent);
+        let waits = |id: &ExpertId| {
+            failed.get(id).is_some_and(|(_, at)| now < *at + RETRY_AFTER)
+                || absent.get(id).is_some_and(|at| now < *at + ASK_AGAIN_AFTER)
+        };
         let load: Vec<ExpertId> =
             assigned.difference(resident).filter(|id| !waits(id)).copied().collect();
         self.leaving.retain(|id, _| resident.contains(id) && !assigned.contains(id));
@@ -55,6 +63,7 @@ impl Reconciler {
         let forget = self.leaving.iter().filter(over).map(|(id, _)| *id).collect();
         let leaving = self.leaving.values().map(|since| *since + FORGET_AFTER);
         let retries = self.failed.values().map(|(_, at)| *at + RETRY_AFTER);
+        let retries = retries.chain(self.absent.values().map(|at| *at + ASK_AGAIN_AFTER));
         let look_again = leaving.chain(retries).filter(|at| *at > now).min();
         Todo { load, forget, look_again }
     }
@@ -69,9 +78,15 @@ impl Reconciler {
         self.failed.insert(id, (why, now));
     }
 
+    /// Nobody gave an expert. That is not this node's fault, so it does not count among what it cannot load.
+    pub(crate) fn absent(&mut self, id: ExpertId, now: Instant) {
+        self.absent.insert(id, now);
+    }
+
     /// An expert was loaded.
     pub(crate) fn loaded(&mut self, id: ExpertId) {
         self.failed.remove(&id);
+        self.absent.remove(&id);
     }
 
     /// What cannot be loaded, and why.
@@ -143,6 +158,18 @@ mod tests {
     fn without_a_placement_nothing_changes() {
         let todo = Reconciler::default().look(None, &experts(&[1]), |_| true, Instant::now());
         assert_eq!(todo, Todo::default());
+    }
+
+    #[test]
+    fn what_nobody_gave_is_asked_for_again_soon_and_is_no_fault() {
+        let (mut reconciler, start) = (Reconciler::default(), Instant::now());
+        reconciler.absent(ExpertId::new(0, 1), start);
+        let todo = reconciler.look(Some(&experts(&[1, 2])), &experts(&[]), |_| true, start);
+        assert_eq!((todo.load, todo.look_again), (list(&[2]), Some(start + ASK_AGAIN_AFTER)));
+        assert!(reconciler.unloadable().is_empty());
+        let later = start + ASK_AGAIN_AFTER;
+        let todo = reconciler.look(Some(&experts(&[1])), &experts(&[]), |_| true, later);
+        assert_eq!(todo.load, list(&[1]));
     }
 
     #[test]

@@ -1,20 +1,21 @@
 //! The node as routers see it: who it is and where calls go.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use guildhall_checkpoint::Checkpoint;
-use guildhall_ids::NodeId;
+use guildhall_ids::{ExpertId, NodeId};
 use guildhall_kernels::{CpuOptions, Device, Dtype, WeightFormat};
 use guildhall_proto::EXPERT_PROTOCOL_VERSION;
-use guildhall_transport::{Call, ExpertBackend, FrameShape, Handshake, Refusal, ReplySlot};
+use guildhall_transport::{
+    Call, ExpertBackend, FrameShape, Handshake, Refusal, ReplySlot, StoredExpert,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::compute::{ComputeQueue, Worker};
 use crate::shard::Shard;
+use crate::supply::Supply;
 
 /// An expert node without its server; cheap to clone.
 #[derive(Clone)]
@@ -34,14 +35,12 @@ pub(crate) struct Identity {
 }
 
 /// What a [`Node`] is made of.
-pub(crate) struct NodeOptions<'a> {
+pub(crate) struct NodeOptions {
     pub(crate) node_id: NodeId,
     pub(crate) dtype: Dtype,
     /// What experts are kept in; `None`: values of the dtype.
     pub(crate) expert_weights: Option<WeightFormat>,
     pub(crate) device: CpuOptions,
-    /// Where expert hashes are recorded; `None` is beside the weights.
-    pub(crate) hash_cache: Option<&'a Path>,
     /// Calls that may wait.
     pub(crate) max_queued_calls: usize,
     /// Pairs of one batch.
@@ -52,11 +51,10 @@ impl Node {
     /// Takes the device and starts the compute thread, which ends when the last clone of the node is dropped.
     ///
     /// # Errors
-    /// A record of hashes that is broken, a format of weights that does not go with the dtype, or a device that cannot
-    /// be had.
+    /// A format of weights that does not go with the dtype, or a device that cannot be had.
     pub(crate) fn start(
-        checkpoint: Checkpoint,
-        options: NodeOptions<'_>,
+        supply: Supply,
+        options: NodeOptions,
         draining: CancellationToken,
     ) -> Result<(Self, JoinHandle<()>), Error> {
         let device = Device::cpu(options.device)?;
@@ -67,9 +65,9 @@ impl Node {
             instance: rand::random(),
             handshake: Handshake {
                 protocol_version: EXPERT_PROTOCOL_VERSION,
-                model_fingerprint: checkpoint.fingerprint().0.to_vec(),
+                model_fingerprint: supply.fingerprint().0.to_vec(),
                 dtype: dtype.to_string(),
-                hidden_size: u32::try_from(checkpoint.config().hidden_size).unwrap_or(u32::MAX),
+                hidden_size: u32::try_from(supply.config().hidden_size).unwrap_or(u32::MAX),
                 expert_weights: format.to_string(),
             },
             instruction_set: device.instruction_set().to_string(),
@@ -80,7 +78,7 @@ impl Node {
             instruction_set: Some(device.instruction_set()),
         };
         let devices = (device.clone(), Device::cpu(alone)?);
-        let shard = Arc::new(Shard::new(checkpoint, devices, format, options.hash_cache)?);
+        let shard = Arc::new(Shard::new(supply, devices, format));
         let max_batch_pairs = options.max_batch_pairs;
         let worker = Worker { device, dtype, shard: Arc::clone(&shard), max_batch_pairs };
         let (queue, thread) = worker.start(options.max_queued_calls)?;
@@ -107,9 +105,13 @@ impl ExpertBackend for Node {
         }
         self.identity.handshake.accept(router)?;
         Ok(FrameShape {
-            hidden_size: self.shard.checkpoint().config().hidden_size,
+            hidden_size: self.shard.supply().config().hidden_size,
             value_bytes: self.identity.dtype.size_bytes(),
         })
+    }
+
+    fn stored(&self, model_fingerprint: &[u8], expert: ExpertId) -> Result<StoredExpert, String> {
+        self.shard.supply().stored(model_fingerprint, expert)
     }
 
     fn submit(&self, call: Call, reply: ReplySlot) {

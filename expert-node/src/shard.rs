@@ -1,16 +1,16 @@
 //! The experts that a node holds, each loaded and verified before anybody sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use guildhall_checkpoint::{Checkpoint, ExpertHash, HashCache};
+use guildhall_checkpoint::ExpertHash;
 use guildhall_ids::ExpertId;
 use guildhall_kernels::{Device, ExpertWeights, WeightFormat};
 
 use crate::Error;
 use crate::canary::canary;
+use crate::supply::Supply;
 
 /// What is loaded at one moment. A snapshot: calls that began with it end with it.
 #[derive(Clone, Default)]
@@ -45,35 +45,28 @@ pub(crate) enum Pace {
     Leisurely,
 }
 
-/// Loads experts from the checkpoint onto the device.
+/// Loads experts onto the device.
 pub(crate) struct Shard {
-    checkpoint: Checkpoint,
+    supply: Supply,
     device: Device,
     /// The same device with one thread.
     one_thread: Device,
     format: WeightFormat,
     /// The snapshot that calls use; held for no longer than a copy takes.
     held: Mutex<Arc<Held>>,
-    /// Taken while an expert is loaded.
-    hashes: Mutex<HashCache>,
 }
 
 impl Shard {
     pub(crate) fn new(
-        checkpoint: Checkpoint,
+        supply: Supply,
         (device, one_thread): (Device, Device),
         format: WeightFormat,
-        hash_cache: Option<&Path>,
-    ) -> Result<Self, Error> {
-        let cache_dir = hash_cache.unwrap_or(checkpoint.dir());
-        let hashes = HashCache::open(cache_dir, checkpoint.fingerprint())?;
-        let held = Mutex::new(Arc::default());
-        let hashes = Mutex::new(hashes);
-        Ok(Self { checkpoint, device, one_thread, format, held, hashes })
+    ) -> Self {
+        Self { supply, device, one_thread, format, held: Mutex::new(Arc::default()) }
     }
 
-    pub(crate) fn checkpoint(&self) -> &Checkpoint {
-        &self.checkpoint
+    pub(crate) fn supply(&self) -> &Supply {
+        &self.supply
     }
 
     pub(crate) fn held(&self) -> Arc<Held> {
@@ -120,8 +113,7 @@ impl Shard {
             Pace::AtOnce => &self.device,
             Pace::Leisurely => &self.one_thread,
         };
-        let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
-        let (tensors, hash) = self.checkpoint.verified_expert(id, &mut hashes)?;
+        let (tensors, hash) = self.supply.read(id)?;
         let weights =
             device.expert_weights(&tensors.gate, &tensors.up, &tensors.down, self.format)?;
         canary(device, id, &tensors, &weights).map_err(|e| Error::Canary(Box::new(e)))?;

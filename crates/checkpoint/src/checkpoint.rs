@@ -118,22 +118,28 @@ impl Checkpoint {
     pub fn verified_expert(
         &self,
         id: ExpertId,
-        hashes: &mut HashCache,
+        hashes: &HashCache,
     ) -> Result<(ExpertTensors, ExpertHash), Error> {
-        let hash = self.expert_hash(id)?;
-        hashes.verify(&self.dir, id, &hash)?;
+        let (_, hash) = self.verified_bytes(id, hashes)?;
         Ok((self.expert(id)?, hash))
     }
 
-    /// SHA-256 over the bytes of the three matrices: gate, up, down.
+    /// The same as bytes where they are mapped, for somebody who has only the configuration.
     ///
     /// # Errors
-    /// If a matrix is missing or has another shape.
-    pub fn expert_hash(&self, id: ExpertId) -> Result<ExpertHash, Error> {
-        Ok(self.expert_bytes(id)?.hash())
+    /// As [`Self::expert_bytes`], and [`Error::Corrupt`].
+    pub fn verified_bytes(
+        &self,
+        id: ExpertId,
+        hashes: &HashCache,
+    ) -> Result<(ExpertBytes<'_>, ExpertHash), Error> {
+        let bytes = self.expert_bytes(id)?;
+        let hash = bytes.hash();
+        hashes.verify(&self.dir, id, &hash)?;
+        Ok((bytes, hash))
     }
 
-    /// The bytes of an expert where they are mapped, for somebody who has only the configuration.
+    /// The bytes of an expert where they are mapped, whatever they are.
     ///
     /// # Errors
     /// If a matrix is missing or has another shape.

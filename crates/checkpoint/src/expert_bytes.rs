@@ -56,13 +56,11 @@ impl FromStr for ValueType {
     }
 }
 
-/// One matrix as it is in a file: row-major, little-endian.
+/// One matrix as it is in a file: row-major, little-endian; its shape follows from the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MatrixBytes<'a> {
     /// What its values are.
     pub value_type: ValueType,
-    /// Rows and columns.
-    pub shape: [usize; 2],
     /// All of its values.
     pub bytes: &'a [u8],
 }
@@ -78,82 +76,57 @@ pub struct ExpertBytes<'a> {
     pub down: MatrixBytes<'a>,
 }
 
-/// What is known of an expert before its bytes come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExpectedExpert {
-    /// SHA-256 of its bytes.
-    pub hash: ExpertHash,
-    /// What the values of gate, up and down are. The hash does not say: f16 and bf16 are equally long.
-    pub value_types: [ValueType; 3],
-}
-
 impl ExpertBytes<'_> {
-    /// SHA-256 over the bytes of the three matrices: gate, up, down.
+    /// SHA-256 over the type and the bytes of each matrix: gate, up, down. Bytes alone would not do: f16 and bf16 are
+    /// equally long.
     #[must_use]
     pub fn hash(&self) -> ExpertHash {
         let mut hash = Sha256::new();
         for (_, matrix) in self.matrices() {
+            hash.update(matrix.value_type.to_string());
             hash.update(matrix.bytes);
         }
         hash.finalize().into()
     }
 
-    /// What a node that has only the configuration must know to accept these bytes.
-    #[must_use]
-    pub fn expected(&self) -> ExpectedExpert {
-        let value_types = self.matrices().map(|(_, matrix)| matrix.value_type);
-        ExpectedExpert { hash: self.hash(), value_types }
-    }
-
     /// Makes an expert of bytes that came from elsewhere, if they are those that were expected.
     ///
     /// # Errors
-    /// [`Error::Received`] if a shape is not that of the model, or type, length or hash are not those that were
-    /// expected.
+    /// [`Error::Received`] if a length is not that of the model, or the hash is not the one expected.
     pub fn to_tensors(
         &self,
         id: ExpertId,
         config: &ModelConfig,
-        expected: &ExpectedExpert,
+        expected: &ExpertHash,
     ) -> Result<ExpertTensors, Error> {
         let refuse = |what| Error::Received { expert: id, what };
         let shapes = config.ffn_shapes(config.moe.expert_width);
-        for (((name, matrix), shape), value_type) in
-            self.matrices().into_iter().zip(shapes).zip(expected.value_types)
-        {
-            matrix.check(shape, value_type).map_err(|what| refuse(format!("{name} {what}")))?;
+        for ((name, matrix), shape) in self.matrices().into_iter().zip(shapes) {
+            let (found, bytes) =
+                (matrix.bytes.len(), shape[0] * shape[1] * matrix.value_type.size_bytes());
+            if found != bytes {
+                let what = format!("{name} has {found} bytes, not {bytes}");
+                return Err(refuse(what));
+            }
         }
         let found = self.hash();
-        if found != expected.hash {
-            let (found, expected) = (hex(&found), hex(&expected.hash));
+        if found != *expected {
+            let (found, expected) = (hex(&found), hex(expected));
             return Err(refuse(format!("the SHA-256 is {found}, not {expected}")));
         }
-        let [gate, up, down] = self.matrices().map(|(name, matrix)| {
-            tensor_of(name, matrix.value_type.dtype(), &matrix.shape, matrix.bytes)
+        let tensor = |(name, matrix): (&str, MatrixBytes<'_>), shape: [usize; 2]| {
+            tensor_of(name, matrix.value_type.dtype(), &shape, matrix.bytes)
                 .map_err(|error| refuse(error.to_string()))
-        });
-        Ok(ExpertTensors { gate: gate?, up: up?, down: down? })
+        };
+        let [gate, up, down] = self.matrices();
+        Ok(ExpertTensors {
+            gate: tensor(gate, shapes[0])?,
+            up: tensor(up, shapes[1])?,
+            down: tensor(down, shapes[2])?,
+        })
     }
 
     fn matrices(&self) -> [(&'static str, MatrixBytes<'_>); 3] {
         [("gate", self.gate), ("up", self.up), ("down", self.down)]
-    }
-}
-
-impl MatrixBytes<'_> {
-    /// What is wrong with it, if anything.
-    fn check(&self, shape: [usize; 2], value_type: ValueType) -> Result<(), String> {
-        if self.shape != shape {
-            let what = format!("has shape {:?}, but the configuration says {shape:?}", self.shape);
-            return Err(what);
-        }
-        if self.value_type != value_type {
-            return Err(format!("is {}, not {value_type}", self.value_type));
-        }
-        let bytes = shape[0] * shape[1] * value_type.size_bytes();
-        if self.bytes.len() != bytes {
-            return Err(format!("has {} bytes, not {bytes}", self.bytes.len()));
-        }
-        Ok(())
     }
 }

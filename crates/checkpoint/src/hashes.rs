@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use guildhall_ids::ExpertId;
 
 use crate::fingerprint::hex;
 use crate::{Error, Fingerprint};
 
-/// SHA-256 of an expert's three matrices as they are in the files: gate, up, down.
+/// SHA-256 of an expert's three matrices as they are in the files: gate, up, down, each with its type.
 pub type ExpertHash = [u8; 32];
 
 /// The record of one model. A line of it is `layer/expert hash`; lines are only ever appended, so that several nodes
@@ -18,6 +19,12 @@ pub type ExpertHash = [u8; 32];
 #[derive(Debug)]
 pub struct HashCache {
     path: PathBuf,
+    /// Held for a comparison, or until a line is written.
+    record: Mutex<Record>,
+}
+
+#[derive(Debug)]
+struct Record {
     known: BTreeMap<ExpertId, String>,
     writable: bool,
 }
@@ -28,7 +35,7 @@ impl HashCache {
     /// # Errors
     /// A record that cannot be read. One that cannot be written is no error: then nothing is recorded.
     pub fn open(dir: &Path, fingerprint: Fingerprint) -> Result<Self, Error> {
-        let path = dir.join(format!(".guildhall-{fingerprint}.sha256"));
+        let path = dir.join(format!(".guildhall-{fingerprint}.hashes"));
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -40,18 +47,19 @@ impl HashCache {
                 .ok_or_else(|| Error::malformed(&path, format!("line {number} is no hash")))?;
             known.insert(id, hash);
         }
-        Ok(Self { path, known, writable: true })
+        Ok(Self { path, record: Mutex::new(Record { known, writable: true }) })
     }
 
     /// Compares with the record, or records the hash of an expert that is seen for the first time.
     pub(crate) fn verify(
-        &mut self,
+        &self,
         dir: &Path,
         expert: ExpertId,
         hash: &ExpertHash,
     ) -> Result<(), Error> {
         let found = hex(hash);
-        match self.known.get(&expert) {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        match record.known.get(&expert) {
             Some(expected) if *expected == found => Ok(()),
             Some(expected) => Err(Error::Corrupt {
                 expert,
@@ -61,20 +69,22 @@ impl HashCache {
                 record: self.path.clone(),
             }),
             None => {
-                self.record(expert, &found);
-                self.known.insert(expert, found);
+                record.append(&self.path, expert, &found);
+                record.known.insert(expert, found);
                 Ok(())
             }
         }
     }
+}
 
-    fn record(&mut self, expert: ExpertId, hash: &str) {
+impl Record {
+    fn append(&mut self, path: &Path, expert: ExpertId, hash: &str) {
         if !self.writable {
             return;
         }
         // One short write to a file opened for appending is not torn by other writers.
         let line = format!("{expert} {hash}\n");
-        let opened = OpenOptions::new().create(true).append(true).open(&self.path);
+        let opened = OpenOptions::new().create(true).append(true).open(path);
         self.writable = opened.and_then(|mut file| file.write_all(line.as_bytes())).is_ok();
     }
 }

@@ -7,17 +7,16 @@ pub use config::{
 };
 pub use error::Error;
 pub use expert::ExpertTensors;
-pub use expert_bytes::{ExpectedExpert, ExpertBytes, MatrixBytes, ValueType};
-pub use expert_source::{ExpertSource, RemoteModel};
+pub use expert_bytes::{ExpertBytes, MatrixBytes, ValueType};
 pub use family::Family;
 pub use fingerprint::Fingerprint;
 pub use hashes::{ExpertHash, HashCache};
+pub use mapped::has_weights;
 pub use sizes::{NodeBytes, Parameters, StorageType};
 
 mod checkpoint;
 mod expert;
 mod expert_bytes;
-mod expert_source;
 mod config;
 mod family;
 mod names;

@@ -118,7 +118,7 @@ impl MappedTensors {
     /// A matrix as it is in the file.
     pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<MatrixBytes<'_>, Error> {
         let value_type = self.entry(name, &shape)?.value_type;
-        Ok(MatrixBytes { value_type, shape, bytes: self.bytes(name, &shape)? })
+        Ok(MatrixBytes { value_type, bytes: self.bytes(name, &shape)? })
     }
 
     /// Every tensor's name, type and shape, ordered by name.
@@ -130,7 +130,8 @@ impl MappedTensors {
 }
 
 /// Whether a directory has weights, of whatever quality.
-pub(crate) fn has_weights(dir: &Path) -> bool {
+#[must_use]
+pub fn has_weights(dir: &Path) -> bool {
     dir.join(INDEX).exists() || dir.join(SINGLE).exists()
 }
 

@@ -29,6 +29,8 @@ pub struct NodeRecord {
     pub hidden_size: u32,
     /// What its experts are kept in.
     pub expert_weights: String,
+    /// It has the model's files, and hands experts out to nodes that have none.
+    pub has_files: bool,
     /// Of its kernels; two nodes with the same one give the same bits.
     pub instruction_set: String,
     /// What it computes on.
@@ -93,6 +95,7 @@ impl NodeRecord {
             dtype: record.dtype,
             hidden_size: record.hidden_size,
             expert_weights: record.expert_weights,
+            has_files: record.has_files,
             instruction_set: record.instruction_set,
             device: record.device,
             capacity_bytes: record.capacity_bytes,
@@ -121,6 +124,7 @@ impl NodeRecord {
             dtype: record.dtype,
             hidden_size: record.hidden_size,
             expert_weights: record.expert_weights,
+            has_files: record.has_files,
             instruction_set: record.instruction_set,
             device: record.device,
             capacity_bytes: record.capacity_bytes,
@@ -303,6 +307,7 @@ mod tests {
             dtype: "bf16".into(),
             speed: 1.5,
             draining: true,
+            has_files: true,
             ..NodeRecord::default()
         };
         assert_eq!(NodeRecord::decode(&record.encode()), Ok(record.clone()));

@@ -15,10 +15,10 @@ use std::thread;
 use std::time::Instant;
 
 use bytes::Bytes;
-use guildhall_ids::{Epoch, ExpertIdx, LayerIdx, NodeId};
+use guildhall_ids::{Epoch, ExpertId, ExpertIdx, LayerIdx, NodeId};
 use guildhall_transport::{
     Call, CallOutputs, Endpoint, ExpertBackend, ExpertLink as _, FrameShape, GrpcLink, Handshake,
-    Lifecycle, Listener, NodeEvent, NodeTimings, Pair, Refusal, ReplySlot, serve,
+    Lifecycle, Listener, NodeEvent, NodeTimings, Pair, Refusal, ReplySlot, StoredExpert, serve,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -203,6 +203,10 @@ impl ExpertBackend for Echo {
 
     fn accept(&self, router: &Handshake) -> Result<FrameShape, Refusal> {
         Ok(FrameShape { hidden_size: router.hidden_size as usize, value_bytes: VALUE_BYTES })
+    }
+
+    fn stored(&self, _: &[u8], _: ExpertId) -> Result<StoredExpert, String> {
+        Err("it has no files".into())
     }
 
     fn submit(&self, call: Call, reply: ReplySlot) {

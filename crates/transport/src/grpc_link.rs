@@ -33,7 +33,11 @@ pub struct GrpcLink {
     unanswered: Unanswered,
 }
 
-pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, Error> {
+/// Opens a connection on which the node may send so much before it is read.
+pub(crate) async fn connect_with_window(
+    endpoint: &Endpoint,
+    window_bytes: u32,
+) -> Result<Channel, Error> {
     let uri = match endpoint {
         Endpoint::Tcp(authority) => format!("http://{authority}"),
         // The authority of a Unix socket is never resolved.
@@ -43,8 +47,8 @@ pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, Error> {
         .map_err(|e| Error::unreachable(endpoint, "reading the address", e))?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
+        .initial_stream_window_size(window_bytes)
+        .initial_connection_window_size(window_bytes)
         .http2_max_header_list_size(16 << 10);
     let tonic_endpoint = max_frame(tonic_endpoint);
     let channel = match endpoint {
@@ -88,7 +92,7 @@ impl GrpcLink {
         router_id: &str,
         shape: FrameShape,
     ) -> Result<Self, Error> {
-        let mut client = ExpertsClient::new(connect(endpoint).await?)
+        let mut client = ExpertsClient::new(connect_with_window(endpoint, WINDOW_BYTES).await?)
             .max_decoding_message_size(MAX_FRAME_BYTES)
             .max_encoding_message_size(MAX_FRAME_BYTES);
         let (calls, receiver) = mpsc::channel(server::MAX_CALLS_IN_FLIGHT + 1);

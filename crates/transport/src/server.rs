@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use guildhall_ids::NodeId;
+use guildhall_ids::{ExpertId, NodeId};
 use guildhall_proto::v1;
 use guildhall_proto::v1::experts_server::{Experts, ExpertsServer};
 use tokio::sync::mpsc;
@@ -15,8 +15,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::compute_stream::ComputeStream;
 use crate::connection::Connection;
 use crate::grpc::{ServerOptions, server_builder, standard_services};
+use crate::handout::{Counter, Parts};
 use crate::{Call, CallFailure, Error, FailureReason, FrameShape, Handshake, Lifecycle, Listener};
-use crate::{MAX_FRAME_BYTES, NodeEvent, Refusal, wire};
+use crate::{MAX_FRAME_BYTES, NodeEvent, Refusal, StoredExpert, wire};
 
 /// What computes experts behind a server or an in-process link.
 pub trait ExpertBackend: Clone + Send + Sync + Unpin + 'static {
@@ -28,6 +29,12 @@ pub trait ExpertBackend: Clone + Send + Sync + Unpin + 'static {
     /// # Errors
     /// A mismatch, or that the node is draining.
     fn accept(&self, router: &Handshake) -> Result<FrameShape, Refusal>;
+
+    /// Reads an expert of the model with this fingerprint from its files. Blocks.
+    ///
+    /// # Errors
+    /// Why it has no such expert, in words.
+    fn stored(&self, model_fingerprint: &[u8], expert: ExpertId) -> Result<StoredExpert, String>;
 
     /// Computes a call, whose counts agree with each other, some time later. Never blocks.
     fn submit(&self, call: Call, reply: ReplySlot);
@@ -88,7 +95,7 @@ pub async fn serve<B: ExpertBackend>(
     lifecycle: Lifecycle,
 ) -> Result<(), Error> {
     let (drain, stop) = (lifecycle.draining().clone(), lifecycle.stopping().clone());
-    let service = ExpertsServer::new(Service { backend, lifecycle })
+    let service = ExpertsServer::new(Service { backend, lifecycle, handouts: Counter::default() })
         .max_decoding_message_size(MAX_FRAME_BYTES)
         .max_encoding_message_size(MAX_FRAME_BYTES);
     // A router lane is polled only while it has work, so it could not answer pings.
@@ -149,11 +156,13 @@ async fn serve_connections(
 struct Service<B> {
     backend: B,
     lifecycle: Lifecycle,
+    handouts: Counter,
 }
 
 #[tonic::async_trait]
 impl<B: ExpertBackend> Experts for Service<B> {
     type ComputeStream = ComputeStream<B>;
+    type FetchStream = Parts;
 
     async fn compute(
         &self,
@@ -187,6 +196,14 @@ impl<B: ExpertBackend> Experts for Service<B> {
         };
         let backend = self.backend.clone();
         Ok(Response::new(ComputeStream::new(calls, backend, (shape, welcome), &self.lifecycle)))
+    }
+
+    async fn fetch(
+        &self,
+        request: Request<v1::FetchRequest>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        let parts = self.handouts.hand_out(self.backend.clone(), request.into_inner()).await?;
+        Ok(Response::new(parts))
     }
 }
 

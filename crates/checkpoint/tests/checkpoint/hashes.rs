@@ -11,13 +11,13 @@ const EXPERT: ExpertId =
     ExpertId { layer: guildhall_ids::LayerIdx(0), expert: guildhall_ids::ExpertIdx(1) };
 
 fn load(checkpoint: &Checkpoint, cache: &Path) -> Result<(), Error> {
-    let mut hashes = HashCache::open(cache, checkpoint.fingerprint())?;
-    checkpoint.verified_expert(EXPERT, &mut hashes).map(drop)
+    let hashes = HashCache::open(cache, checkpoint.fingerprint())?;
+    checkpoint.verified_expert(EXPERT, &hashes).map(drop)
 }
 
 /// The file in which hashes of this model are recorded.
 fn record(checkpoint: &Checkpoint, cache: &Path) -> std::path::PathBuf {
-    cache.join(format!(".guildhall-{}.sha256", checkpoint.fingerprint()))
+    cache.join(format!(".guildhall-{}.hashes", checkpoint.fingerprint()))
 }
 
 fn flip_last_bit(tensors: &mut [RawTensor]) {
@@ -33,7 +33,7 @@ fn an_expert_that_changed_after_its_first_load_is_corrupt() {
     let error = load(&model.open().unwrap(), model.dir()).unwrap_err();
     assert!(matches!(error, Error::Corrupt { expert: EXPERT, .. }), "{error:?}");
     let text = message(&error);
-    for words in ["expert 0/1", "is corrupt", ".sha256", model.dir().to_str().unwrap()] {
+    for words in ["expert 0/1", "is corrupt", ".hashes", model.dir().to_str().unwrap()] {
         assert!(text.contains(words), "{text:?} does not say {words:?}");
     }
 }
@@ -42,12 +42,12 @@ fn an_expert_that_changed_after_its_first_load_is_corrupt() {
 fn an_expert_that_changes_within_one_process_is_corrupt() {
     let (model, cache) = (Model::new(), tempfile::tempdir().unwrap());
     let checkpoint = model.open().unwrap();
-    let mut hashes = HashCache::open(cache.path(), checkpoint.fingerprint()).unwrap();
-    let (_, hash) = checkpoint.verified_expert(EXPERT, &mut hashes).unwrap();
-    assert_eq!(hash, checkpoint.expert_hash(EXPERT).unwrap());
+    let hashes = HashCache::open(cache.path(), checkpoint.fingerprint()).unwrap();
+    let (_, hash) = checkpoint.verified_expert(EXPERT, &hashes).unwrap();
+    assert_eq!(hash, checkpoint.expert_bytes(EXPERT).unwrap().hash());
     model.write_tensors(|tensors| flip_last_bit(tensors));
     let changed = model.open().unwrap();
-    assert!(changed.verified_expert(EXPERT, &mut hashes).is_err());
+    assert!(changed.verified_expert(EXPERT, &hashes).is_err());
 }
 
 #[test]
@@ -56,9 +56,9 @@ fn every_expert_has_a_hash_of_its_own_and_a_line() {
     // Both experts of the tiny model have the same values until one of them changes.
     model.write_tensors(|tensors| flip_last_bit(tensors));
     let checkpoint = model.open().unwrap();
-    let mut hashes = HashCache::open(model.dir(), checkpoint.fingerprint()).unwrap();
+    let hashes = HashCache::open(model.dir(), checkpoint.fingerprint()).unwrap();
     for expert in checkpoint.config().experts() {
-        checkpoint.verified_expert(expert, &mut hashes).unwrap();
+        checkpoint.verified_expert(expert, &hashes).unwrap();
     }
     let text = std::fs::read_to_string(record(&checkpoint, model.dir())).unwrap();
     let lines: Vec<_> = text.lines().collect();
@@ -89,7 +89,7 @@ fn a_record_that_is_no_text_is_named() {
     let checkpoint = model.open().unwrap();
     std::fs::write(record(&checkpoint, model.dir()), [0xff, 0xfe]).unwrap();
     let text = message(&load(&checkpoint, model.dir()).unwrap_err());
-    assert!(text.contains(".sha256") && text.contains("UTF-8"), "{text}");
+    assert!(text.contains(".hashes") && text.contains("UTF-8"), "{text}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod broken_nodes;
 mod broken_routers;
 mod ends;
+mod fetching;
 mod handshakes;
 mod links;
 mod sockets;

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use guildhall_ids::{Epoch, ExpertIdx, LayerIdx, NodeId};
+use guildhall_ids::{Epoch, ExpertId, ExpertIdx, LayerIdx, NodeId};
 use guildhall_transport::{
     Call, CallFailure, CallOutputs, Endpoint, Error, ExpertBackend, ExpertLink, FailureReason,
     FrameShape, GrpcLink, Handshake, Lifecycle, Listener, NodeEvent, NodeTimings, Pair, Refusal,
-    ReplySlot, serve,
+    ReplySlot, StoredExpert, StoredMatrix, serve,
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -30,6 +30,9 @@ pub(crate) const FAIL: LayerIdx = LayerIdx(2);
 pub(crate) const SHORT: LayerIdx = LayerIdx(3);
 /// Answers a call that nobody made.
 pub(crate) const STRANGE: LayerIdx = LayerIdx(4);
+
+/// Of the model whose experts a node hands out.
+pub(crate) const FINGERPRINT: [u8; 32] = [0xab; 32];
 
 pub(crate) const REASONS: [FailureReason; 6] = [
     FailureReason::NotResident,
@@ -84,6 +87,11 @@ impl ExpertBackend for TestNode {
         Ok(SHAPE)
     }
 
+    fn stored(&self, model_fingerprint: &[u8], expert: ExpertId) -> Result<StoredExpert, String> {
+        let ours = model_fingerprint == FINGERPRINT;
+        ours.then(|| stored(expert.expert.0)).ok_or("another model")?
+    }
+
     fn submit(&self, call: Call, reply: ReplySlot) {
         match call.layer {
             ECHO => reply.send(outputs(call.id, echo(&call))),
@@ -103,10 +111,25 @@ impl ExpertBackend for TestNode {
     }
 }
 
+/// The experts that a node hands out.
+pub(crate) fn stored(expert: u32) -> Result<StoredExpert, String> {
+    let lengths = match expert {
+        0 => [6, 6, 6],
+        1 => [1 << 20, (1 << 20) + 1, 3 << 18],
+        2 => [1 << 18, 0, 1],
+        _ => return Err(format!("no expert {expert}")),
+    };
+    let matrix = |length: usize| StoredMatrix {
+        value_type: "bf16".into(),
+        bytes: (0..length).map(|at| (at * 31 % 251) as u8).collect(),
+    };
+    Ok(StoredExpert { matrices: lengths.map(matrix), sha256: [expert as u8; 32] })
+}
+
 pub(crate) fn handshake() -> Handshake {
     Handshake {
         protocol_version: guildhall_proto::EXPERT_PROTOCOL_VERSION,
-        model_fingerprint: vec![0xab; 32],
+        model_fingerprint: FINGERPRINT.into(),
         dtype: "bf16".into(),
         hidden_size: 1024,
         expert_weights: "bf16".into(),
