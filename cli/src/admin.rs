@@ -172,6 +172,11 @@ fn describe_balance(balance: &v1::GetBalanceResponse) -> String {
             numbers(&layer.hot_experts),
         );
     }
+    for node in &balance.slow_nodes {
+        let (name, times) = (&node.node_id, node.times);
+        text +=
+            &format!("\n{name} takes {times:.1} times as long as expected: it shall hold less\n");
+    }
     for reason in balance.reasons.iter().take(10) {
         text += &format!("  {reason}\n");
     }

@@ -11,17 +11,23 @@ use guildhall_testkit::cluster::Cluster;
 use guildhall_testkit::process::PATIENCE;
 use tokio::task::JoinSet;
 
-const STREAMS: u32 = 32;
+pub(crate) const STREAMS: u32 = 32;
 /// Requests that choose different experts, with their answers when nothing fails.
 pub(crate) struct Load(Vec<(GenerateRequest, Essence)>);
 
 impl Load {
     pub(crate) async fn quiet(cluster: &Cluster, tokens: u32) -> Self {
+        let prompt =
+            |number: u32| (0..8).map(|i| 3 + (number * 131 + i * 17) % 2000).collect::<Vec<_>>();
+        Self::of(cluster, (0..STREAMS).map(|number| greedy(&prompt(number), tokens))).await
+    }
+
+    /// Asks for all of these now, while nothing fails.
+    pub(crate) async fn of(cluster: &Cluster, all: impl Iterator<Item = GenerateRequest>) -> Self {
         let client = connect(&cluster.address).await;
         let mut requests = JoinSet::new();
-        for number in 0..STREAMS {
-            let prompt: Vec<u32> = (0..8).map(|i| 3 + (number * 131 + i * 17) % 2000).collect();
-            let (mut client, request) = (client.clone(), greedy(&prompt, tokens));
+        for request in all {
+            let mut client = client.clone();
             requests.spawn(async move {
                 let answer = client.generate(request.clone()).await.unwrap().into_inner();
                 (request, essence(&answer))

@@ -13,6 +13,7 @@ mod generation;
 mod failures;
 mod load;
 mod failover;
+mod balance;
 mod fetching;
 mod cut_off;
 mod store;

@@ -1,6 +1,8 @@
 //! What a leader says of the balance of its cluster; wire types stop here.
 
-use guildhall_ids::LayerIdx;
+use std::collections::BTreeMap;
+
+use guildhall_ids::{LayerIdx, NodeId};
 use guildhall_placement::measures::Measures;
 use guildhall_proto::v1;
 
@@ -19,6 +21,8 @@ pub struct BalanceReport {
     pub last_failure: String,
     /// Why replicas were last loaded and dropped, a sentence each.
     pub reasons: Vec<String>,
+    /// Nodes that take much longer for a call than their speed lets expect, and how many times as long.
+    pub slow_nodes: BTreeMap<NodeId, f64>,
 }
 
 /// How evenly one layer is used, by the load of all routers.
@@ -66,6 +70,7 @@ impl BalanceReport {
             last_failure_unix_ms: self.last_failure_unix_ms,
             last_failure: self.last_failure.clone(),
             reasons: self.reasons.clone(),
+            slow_nodes: slowness_to_wire(&self.slow_nodes),
         }
     }
 
@@ -85,8 +90,23 @@ impl BalanceReport {
             last_failure_unix_ms: report.last_failure_unix_ms,
             last_failure: report.last_failure,
             reasons: report.reasons,
+            slow_nodes: slowness_from_wire(report.slow_nodes),
         }
     }
+}
+
+pub(crate) fn slowness_to_wire(of: &BTreeMap<NodeId, f64>) -> Vec<v1::NodeSlowness> {
+    let node = |(node, times): (&NodeId, &f64)| v1::NodeSlowness {
+        node_id: node.to_string(),
+        times: *times,
+    };
+    of.iter().map(node).collect()
+}
+
+/// Leaves out what no router says.
+pub(crate) fn slowness_from_wire(of: Vec<v1::NodeSlowness>) -> BTreeMap<NodeId, f64> {
+    let sound = of.into_iter().filter(|node| node.times.is_finite() && node.times > 0.0);
+    sound.filter_map(|node| Some((node.node_id.parse().ok()?, node.times))).collect()
 }
 
 fn measures_to_wire(of: Measures) -> v1::Measures {
@@ -131,7 +151,16 @@ mod tests {
             last_failure_unix_ms: 2,
             last_failure: "why".into(),
             reasons: vec!["load 3/17 on n2: it is on no node".into()],
+            slow_nodes: [("n1".parse().unwrap(), 7.5)].into(),
         };
         assert_eq!(BalanceReport::from_wire(report.to_wire()), report);
+    }
+
+    #[test]
+    fn a_slowness_that_is_none_is_left_out() {
+        let node = |name: &str, times| v1::NodeSlowness { node_id: name.into(), times };
+        let told = [node("a", 0.0), node("b", f64::NAN), node("", 2.0), node("c", 2.0)];
+        let read = slowness_from_wire(told.into());
+        assert_eq!(read, [("c".parse().unwrap(), 2.0)].into());
     }
 }

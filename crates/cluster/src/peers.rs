@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use guildhall_ids::NodeId;
 use guildhall_proto::v1;
 use guildhall_proto::v1::peers_client::PeersClient;
 use guildhall_proto::v1::peers_server::{Peers, PeersServer};
@@ -10,7 +11,7 @@ use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
-use crate::balance::{BalanceReport, Rebalanced};
+use crate::balance::{BalanceReport, Rebalanced, slowness_from_wire, slowness_to_wire};
 use crate::{Error, RouterRecord};
 
 /// An answer comes from memory.
@@ -19,12 +20,14 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// What a router has counted since it started.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouterLoad {
     /// Differs after a restart.
     pub instance: u64,
     /// [layer × expert] tokens, over the layers with experts, ascending.
     pub tokens: Vec<u64>,
+    /// How long each node takes for a call, over the node in the middle; nothing where too little is known.
+    pub slowness: BTreeMap<NodeId, f64>,
 }
 
 /// A router as others see it.
@@ -58,8 +61,9 @@ impl<P: Peer> Peers for Service<P> {
         &self,
         _: Request<v1::GetLoadRequest>,
     ) -> Result<Response<v1::GetLoadResponse>, Status> {
-        let RouterLoad { instance, tokens } = self.0.load();
-        Ok(Response::new(v1::GetLoadResponse { instance, tokens }))
+        let RouterLoad { instance, tokens, slowness } = self.0.load();
+        let slowness = slowness_to_wire(&slowness);
+        Ok(Response::new(v1::GetLoadResponse { instance, tokens, slowness }))
     }
 
     async fn get_balance(
@@ -99,8 +103,9 @@ impl PeerClients {
             let Ok(client) = self.client(&address) else { continue };
             let answer = client.get_load(with_timeout(v1::GetLoadRequest {})).await;
             match answer.map(Response::into_inner) {
-                Ok(v1::GetLoadResponse { instance, tokens }) => {
-                    loads.push(RouterLoad { instance, tokens });
+                Ok(v1::GetLoadResponse { instance, tokens, slowness }) => {
+                    let slowness = slowness_from_wire(slowness);
+                    loads.push(RouterLoad { instance, tokens, slowness });
                 }
                 Err(status) => {
                     tracing::debug!(

@@ -25,6 +25,8 @@ const LOADS_AT_A_TIME: usize = 2;
 const MOVES_PART: usize = 10;
 /// Every expert counts for at least this share of the mean, since what was never asked for may be.
 const LEAST_SHARE: f64 = 0.01;
+/// A node that takes so many times as long as its speed lets expect is slow. Below, on a busy machine, it may be chance.
+const SLOW_FROM: f64 = 3.0;
 /// Balancing needs this many (token, expert) pairs in each layer: fewer say nothing.
 const LEAST_PAIRS: f64 = 500.0;
 
@@ -91,6 +93,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) fit: &'a Fit,
     /// [layer of the grid][expert] tokens
     pub(crate) load: &'a [Vec<f64>],
+    /// How long each node takes for a call, over the node in the middle, as far as it is known.
+    pub(crate) slowness: &'a BTreeMap<NodeId, f64>,
     pub(crate) now: Instant,
 }
 
@@ -266,11 +270,13 @@ impl Leader {
 
     fn problem(&self, seen: Seen<'_>, standings: &BTreeMap<NodeId, Standing>) -> Problem {
         let policy = &self.policy;
+        let slow = slow_nodes(seen);
         let spec = |id: &NodeId| {
             let node = seen.view.nodes.get(id)?;
+            let speed = node.speed / slow.get(id).unwrap_or(&1.0);
             // A roll-out needs room for one expert more than a node shall hold.
             let capacity_bytes = node.capacity_bytes.saturating_sub(policy.expert_bytes);
-            Some(NodeSpec { capacity_bytes, speed: node.speed, zone: node.zone.clone() })
+            Some(NodeSpec { capacity_bytes, speed, zone: node.zone.clone() })
         };
         let staying = standings.iter().filter(|(_, standing)| **standing == Standing::Stays);
         Problem {
@@ -298,6 +304,21 @@ impl Leader {
         };
         seen.fit.nodes.keys().filter_map(live).collect()
     }
+}
+
+/// Nodes that take much longer for a call than their speed lets expect, and how many times as long. One that is a little
+/// slow or fast is what it says.
+pub(crate) fn slow_nodes(seen: Seen<'_>) -> BTreeMap<NodeId, f64> {
+    let speed = |id: &NodeId| seen.view.nodes.get(id).map(|node| node.speed);
+    let times: BTreeMap<&NodeId, f64> =
+        seen.slowness.iter().filter_map(|(id, times)| Some((id, times * speed(id)?))).collect();
+    let mut ascending: Vec<f64> = times.values().copied().collect();
+    ascending.sort_unstable_by(f64::total_cmp);
+    let Some(middle) = ascending.get(ascending.len().saturating_sub(1) / 2) else {
+        return BTreeMap::new();
+    };
+    let times = times.into_iter().map(|(id, times)| (id.clone(), times / middle));
+    times.filter(|(_, times)| *times >= SLOW_FROM).collect()
 }
 
 /// What is published; an empty placement before the first.

@@ -17,6 +17,7 @@ struct Model {
     fit: Fit,
     leader: Leader,
     load: Vec<Vec<f64>>,
+    slowness: BTreeMap<NodeId, f64>,
     now: Instant,
 }
 
@@ -44,6 +45,7 @@ impl Model {
             fit: Fit::default(),
             leader: Leader::new(policy, now),
             load: vec![vec![0.0; N_EXPERTS as usize]],
+            slowness: BTreeMap::new(),
             now,
         }
     }
@@ -77,8 +79,8 @@ impl Model {
     }
 
     fn decide(&mut self) -> Decision {
-        let seen = Seen { view: &self.view, fit: &self.fit, load: &self.load, now: self.now };
-        self.leader.decide(seen)
+        let Self { view, fit, load, slowness, now, .. } = self;
+        self.leader.decide(Seen { view, fit, load, slowness, now: *now })
     }
 
     /// Publishes and has the nodes follow until nothing happens; says what is waited for then.
@@ -276,6 +278,30 @@ fn a_hot_expert_gets_another_replica_and_little_else_moves() {
     model.pass(Duration::from_secs(10));
     model.settle();
     assert_eq!(model.epoch(), epoch);
+}
+
+/// What three nodes with an even load hold after three rounds of balancing, when c takes so many times as long.
+fn with_c_slow(times: f64, speed: f64) -> [usize; 3] {
+    let mut model = Model::with_nodes(&["a", "b", "c"]);
+    model.view.nodes.get_mut(&id("c")).unwrap().speed = speed;
+    model.load = vec![vec![1000.0; N_EXPERTS as usize]];
+    model.slowness = [("a", 1.0), ("b", 1.1), ("c", times)].map(|(n, times)| (id(n), times)).into();
+    for _ in 0..3 {
+        model.pass(policy().interval);
+        assert_eq!(model.settle(), "steady");
+        model.check_served();
+    }
+    ["a", "b", "c"].map(|node| model.on(node))
+}
+
+#[test]
+fn a_node_that_is_slow_loses_load() {
+    let [a, b, c] = with_c_slow(10.0, 1.0);
+    assert!(c <= 2 && a + b >= 11, "{a} {b} {c}");
+    // A little is chance, and what was to be expected is no news.
+    let even = with_c_slow(1.0, 1.0);
+    assert_eq!(with_c_slow(2.5, 1.0), even);
+    assert_eq!(with_c_slow(8.0, 0.25), with_c_slow(1.0, 0.25));
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! How many tokens went to each expert: counted by lanes, added up over routers, forgotten slowly.
+//! How many tokens went to each expert, and how fast nodes answer: counted by lanes, put together over routers.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use guildhall_cluster::RouterLoad;
-use guildhall_ids::LayerIdx;
+use guildhall_ids::{LayerIdx, NodeId};
 use guildhall_placement::ExpertGrid;
 
 /// After this time a token counts half.
@@ -19,13 +20,15 @@ pub(crate) struct LoadCounter {
     instance: u64,
     /// [layer of the grid × expert]
     tokens: Vec<AtomicU64>,
+    /// How long each node takes for a call, over the node in the middle; held for no longer than a copy takes.
+    slowness: Mutex<BTreeMap<NodeId, f64>>,
 }
 
 impl LoadCounter {
     pub(crate) fn new(grid: ExpertGrid) -> Self {
         let experts = grid.layers.len() * grid.n_experts as usize;
         let tokens = std::iter::repeat_with(AtomicU64::default).take(experts).collect();
-        Self { grid, instance: rand::random(), tokens }
+        Self { grid, instance: rand::random(), tokens, slowness: Mutex::default() }
     }
 
     /// Counts the experts of a step's tokens in one layer.
@@ -39,10 +42,26 @@ impl LoadCounter {
         }
     }
 
+    /// Takes over how fast the nodes answer.
+    pub(crate) fn note_slowness(&self, slowness: BTreeMap<NodeId, f64>) {
+        *self.slowness.lock().unwrap_or_else(PoisonError::into_inner) = slowness;
+    }
+
     pub(crate) fn load(&self) -> RouterLoad {
         let tokens = self.tokens.iter().map(|tokens| tokens.load(Ordering::Relaxed)).collect();
-        RouterLoad { instance: self.instance, tokens }
+        let slowness = self.slowness.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        RouterLoad { instance: self.instance, tokens, slowness }
     }
+}
+
+/// How slow the nodes are for all routers together: the geometric mean of what those say that know a node.
+pub(crate) fn slowness(loads: &[RouterLoad]) -> BTreeMap<NodeId, f64> {
+    let mut sums: BTreeMap<NodeId, (f64, f64)> = BTreeMap::new();
+    for (node, times) in loads.iter().flat_map(|load| &load.slowness) {
+        let (sum, count) = sums.entry(node.clone()).or_default();
+        (*sum, *count) = (*sum + times.ln(), *count + 1.0);
+    }
+    sums.into_iter().map(|(node, (sum, count))| (node, (sum / count).exp())).collect()
 }
 
 /// The load of all routers, in which what is long ago counts little.
@@ -69,7 +88,7 @@ impl LoadWindow {
         self.updated = Some(now);
         let keep = 0.5f64.powf(passed.as_secs_f64() / HALF_LIFE.as_secs_f64());
         self.load.iter_mut().for_each(|load| *load *= keep);
-        for RouterLoad { instance, tokens } in loads {
+        for RouterLoad { instance, tokens, .. } in loads {
             if tokens.len() != self.load.len() {
                 continue;
             }
@@ -110,9 +129,25 @@ mod tests {
     }
 
     #[test]
+    fn what_routers_say_of_a_node_is_put_together() {
+        let load = |slowness: &[(&str, f64)]| {
+            let slowness = slowness.iter().map(|(node, times)| (node.parse().unwrap(), *times));
+            RouterLoad { slowness: slowness.collect(), ..RouterLoad::default() }
+        };
+        let loads = [load(&[("a", 1.0), ("b", 16.0)]), load(&[("a", 1.0), ("b", 1.0)]), load(&[])];
+        let together = slowness(&loads);
+        assert_eq!(together.len(), 2);
+        assert!((together[&"b".parse().unwrap()] - 4.0).abs() < 1e-9);
+    }
+
+    #[test]
     fn what_is_long_ago_counts_little() {
         let (mut window, start) = (LoadWindow::new(&grid()), Instant::now());
-        let load = |instance, tokens: [u64; 4]| RouterLoad { instance, tokens: tokens.into() };
+        let load = |instance, tokens: [u64; 4]| RouterLoad {
+            instance,
+            tokens: tokens.into(),
+            slowness: BTreeMap::new(),
+        };
         window.update(&[load(1, [8, 0, 0, 4]), load(2, [0, 0, 0, 4])], start);
         assert_eq!(window.layers(), [[8.0, 0.0], [0.0, 8.0]]);
         window.update(&[load(1, [8, 6, 0, 4])], start + HALF_LIFE);

@@ -8,22 +8,22 @@ mod measure;
 pub(crate) use decide::Policy;
 pub(crate) use load::LoadCounter;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use guildhall_cluster::store::{Expected, Store};
 use guildhall_cluster::{
-    BalanceReport, Key, Peer, PeerClients, PlacementRecord, Rebalanced, RouterLoad, View,
-    encode_drain,
+    BalanceReport, Key, Peer, PeerClients, PlacementRecord, Rebalanced, RouterLoad, encode_drain,
 };
 use guildhall_ids::NodeId;
 use guildhall_placement::{Placement, Reason};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::membership::Members;
-use crate::nodes::{Fit, Topology};
-use decide::{Decision, Leader, Seen};
-use load::LoadWindow;
+use crate::nodes::Topology;
+use decide::{Decision, Leader, Seen, slow_nodes};
+use load::{LoadWindow, slowness};
 use measure::measure;
 
 /// Time between two looks when nothing happens.
@@ -60,6 +60,8 @@ pub(crate) struct Request {
 struct Leading {
     leader: Option<Leader>,
     window: LoadWindow,
+    /// How long each node takes for a call, over the node in the middle.
+    slowness: BTreeMap<NodeId, f64>,
     report: BalanceReport,
 }
 
@@ -72,8 +74,8 @@ impl Balancer {
         members: watch::Receiver<Arc<Members>>,
     ) -> (Self, mpsc::Receiver<Request>) {
         let window = LoadWindow::new(&policy.grid);
-        let leading = Leading { leader: None, window, report: BalanceReport::default() };
-        let leading = Mutex::new(leading);
+        let (slowness, report) = (BTreeMap::new(), BalanceReport::default());
+        let leading = Mutex::new(Leading { leader: None, window, slowness, report });
         let (requests, received) = mpsc::channel(MAX_REQUESTS);
         let shared =
             Shared { router, prefix, fingerprint, policy, counter, members, requests, leading };
@@ -110,10 +112,13 @@ impl Balancer {
         loads.push(self.load());
         let decision = self.leading(|leading| {
             leading.window.update(&loads, Instant::now());
-            let load = leading.window.layers();
-            let leader = leading.leader(&self.0.policy);
-            let decision = leader.decide(look(&seen.view, &seen.fit, &load));
+            leading.slowness = slowness(&loads);
+            let (leader, load, slowness) = leading.leader(&self.0.policy);
+            let look = look(&seen, &load, &slowness);
+            let decision = leader.decide(look);
+            let slow = slow_nodes(look);
             leading.report.layers = measure(&self.0.policy.grid, &seen.view, &load);
+            leading.note_slow(slow);
             decision
         });
         let (placement, reasons) = match decision {
@@ -235,9 +240,8 @@ impl Peer for Balancer {
             return None;
         }
         let (reasons, gain) = self.leading(|leading| {
-            let load = leading.window.layers();
-            let leader = leading.leader(&self.0.policy);
-            let look = look(&seen.view, &seen.fit, &load);
+            let (leader, load, slowness) = leading.leader(&self.0.policy);
+            let look = look(&seen, &load, &slowness);
             if dry_run { leader.preview(look) } else { leader.rebalance(look) }
         });
         let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
@@ -252,13 +256,30 @@ impl Peer for Balancer {
 }
 
 impl Leading {
-    fn leader(&mut self, policy: &Policy) -> &mut Leader {
-        self.leader.get_or_insert_with(|| Leader::new(policy.clone(), Instant::now()))
+    /// The leader, and what it goes by: the load, and how slow the nodes are.
+    fn leader(&mut self, policy: &Policy) -> (&mut Leader, Vec<Vec<f64>>, BTreeMap<NodeId, f64>) {
+        let (load, slowness) = (self.window.layers(), self.slowness.clone());
+        let leader = self.leader.get_or_insert_with(|| Leader::new(policy.clone(), Instant::now()));
+        (leader, load, slowness)
+    }
+
+    /// Says which nodes are slow, each once.
+    fn note_slow(&mut self, slow: BTreeMap<NodeId, f64>) {
+        for (node, times) in &slow {
+            if !self.report.slow_nodes.contains_key(node) {
+                tracing::warn!(%node, times, "expert node is slow: it shall hold less");
+            }
+        }
+        self.report.slow_nodes = slow;
     }
 }
 
-fn look<'a>(view: &'a View, fit: &'a Fit, load: &'a [Vec<f64>]) -> Seen<'a> {
-    Seen { view, fit, load, now: Instant::now() }
+fn look<'a>(
+    seen: &'a Members,
+    load: &'a [Vec<f64>],
+    slowness: &'a BTreeMap<NodeId, f64>,
+) -> Seen<'a> {
+    Seen { view: &seen.view, fit: &seen.fit, load, slowness, now: Instant::now() }
 }
 
 fn unix_ms() -> u64 {

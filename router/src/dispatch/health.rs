@@ -1,7 +1,9 @@
 //! What a lane has seen of a node, and what follows: when an answer is late, and when the node may be asked again. No IO.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
+
+use guildhall_ids::NodeId;
 
 /// Calls of 1 to 2 pairs, of 3 to 4, of 5 to 8 and so on are compared with one another.
 const SIZES: usize = 16;
@@ -12,6 +14,9 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 /// Rest of a node that sent what no correct node sends. Nobody can say what else such a node gets wrong, so it gets at
 /// most one chance in a minute while others can do its work; a fault that passes needs nobody to repair it.
 pub(super) const QUARANTINE: Duration = Duration::from_secs(60);
+/// What is known of a node's speed counts for so long after its last answer. A node that got slow and lost its load is
+/// tried again after that.
+const REMEMBERED: Duration = Duration::from_secs(300);
 /// An answer is never late before this: the time in which a busy machine wakes a thread.
 const LEAST_PATIENCE: Duration = Duration::from_millis(40);
 
@@ -32,6 +37,8 @@ pub(super) struct Health {
 struct Latency {
     mean: Option<Duration>,
     deviation: Duration,
+    /// When the last answer came.
+    known: Option<Instant>,
 }
 
 fn size_class(pairs: usize) -> usize {
@@ -62,7 +69,7 @@ impl Health {
 
     /// The time within which a call of so many pairs is answered, almost always; nothing before the first answer.
     pub(super) fn usual(&self, pairs: usize) -> Option<Duration> {
-        let Latency { mean, deviation } = self.latency[size_class(pairs)];
+        let Latency { mean, deviation, .. } = self.latency[size_class(pairs)];
         Some(mean? + 4 * deviation)
     }
 
@@ -73,7 +80,7 @@ impl Health {
 
     /// A call was answered.
     pub(super) fn answered(&mut self, call: u64, pairs: usize, took: Duration, now: Instant) {
-        self.latency[size_class(pairs)].add(took);
+        self.latency[size_class(pairs)].add(took, now);
         if self.owed.remove(&call) {
             self.strike(now);
         } else if !self.is_struck(now) {
@@ -109,15 +116,42 @@ impl Health {
 }
 
 impl Latency {
-    fn add(&mut self, took: Duration) {
+    fn add(&mut self, took: Duration, now: Instant) {
+        self.known = Some(now);
         match self.mean {
-            None => *self = Self { mean: Some(took), deviation: took / 2 },
+            None => (self.mean, self.deviation) = (Some(took), took / 2),
             Some(mean) => {
                 self.deviation = (3 * self.deviation + took.abs_diff(mean)) / 4;
                 self.mean = Some((7 * mean + took) / 8);
             }
         }
     }
+}
+
+/// How long each node takes for a call, over the node in the middle for calls of the same size; the geometric mean of all
+/// sizes in which there is another node to compare with. Nodes that have not answered for long are left out.
+pub(super) fn slowness(nodes: &BTreeMap<NodeId, Health>, now: Instant) -> BTreeMap<NodeId, f64> {
+    let mut logarithms: BTreeMap<&NodeId, Vec<f64>> = BTreeMap::new();
+    for size in 0..SIZES {
+        let mean = |health: &Health| {
+            let Latency { mean, known, .. } = health.latency[size];
+            let is_recent = known.is_some_and(|known| now < known + REMEMBERED);
+            mean.filter(|_| is_recent).map(|mean| mean.as_secs_f64().max(1e-6))
+        };
+        let means: BTreeMap<&NodeId, f64> =
+            nodes.iter().filter_map(|(node, health)| Some((node, mean(health)?))).collect();
+        let mut ascending: Vec<f64> = means.values().copied().collect();
+        ascending.sort_unstable_by(f64::total_cmp);
+        if ascending.len() < 2 {
+            continue;
+        }
+        let middle = ascending[(ascending.len() - 1) / 2];
+        for (node, mean) in means {
+            logarithms.entry(node).or_default().push((mean / middle).ln());
+        }
+    }
+    let mean = |of: Vec<f64>| (of.iter().sum::<f64>() / of.len() as f64).exp();
+    logarithms.into_iter().map(|(node, of)| (node.clone(), mean(of))).collect()
 }
 
 /// When the answer to a call is late: twice what is usual for the nodes in the middle, so that neither one slow node
@@ -231,6 +265,33 @@ mod tests {
         assert_eq!(health.usual(64), None);
         health.answered(100, 4, 50 * MS, now);
         assert!(health.usual(4).unwrap() > 40 * MS);
+    }
+
+    #[test]
+    fn a_node_is_slow_beside_the_node_in_the_middle_for_calls_of_the_same_size() {
+        let now = Instant::now();
+        let mut nodes: BTreeMap<NodeId, Health> = BTreeMap::new();
+        let mut answer = |node: &str, pairs: usize, took: u32| {
+            let health = nodes.entry(node.parse().unwrap()).or_default();
+            health.answered(0, pairs, took * MS, now);
+        };
+        // Large calls take long for everybody; c has only those.
+        for (node, pairs, took) in
+            [("a", 1, 2), ("a", 64, 100), ("b", 1, 2), ("b", 64, 50), ("c", 64, 800), ("d", 1, 18)]
+        {
+            answer(node, pairs, took);
+        }
+        // Nobody else has calls of this size.
+        answer("a", 1000, 9000);
+        let of = |at| -> Vec<(String, u64)> {
+            let slowness = slowness(&nodes, at).into_iter();
+            slowness
+                .map(|(node, times)| (node.to_string(), (times * 100.0).round() as u64))
+                .collect()
+        };
+        let expected = [("a", 100), ("b", 71), ("c", 800), ("d", 900)];
+        assert_eq!(of(now), expected.map(|(node, times)| (node.to_owned(), times)));
+        assert_eq!(of(now + REMEMBERED), []);
     }
 
     #[test]

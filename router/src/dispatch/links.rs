@@ -11,7 +11,7 @@ use guildhall_transport::{
     Call, Endpoint, Error, ExpertLink, FrameShape, GrpcLink, Handshake, NodeEvent,
 };
 
-use super::health::{Health, QUARANTINE, patience};
+use super::health::{Health, QUARANTINE, patience, slowness};
 use crate::nodes::Topology;
 
 type Opening = Pin<Box<dyn Future<Output = Result<GrpcLink, Error>>>>;
@@ -154,6 +154,11 @@ impl Links {
     /// When the answer to a call of so many pairs is late; at most `longest`.
     pub(crate) fn patience(&self, pairs: usize, longest: Duration) -> Duration {
         patience(self.health.values().filter_map(|of| of.usual(pairs)).collect(), longest)
+    }
+
+    /// How long each node takes for a call, over the node in the middle.
+    pub(crate) fn slowness(&self) -> BTreeMap<NodeId, f64> {
+        slowness(&self.health, Instant::now())
     }
 
     /// Queues a call to a node whose link is open.

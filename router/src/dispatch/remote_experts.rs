@@ -31,6 +31,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 const GIVE_UP: Duration = Duration::from_millis(250);
 /// How often to look whether a node is silent for good while its calls are with others too.
 const HEDGED_LOOK: Duration = Duration::from_millis(100);
+/// Time between two reports of how fast the nodes are.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// Turns of the runtime after queueing frames, so that they are on their way before anything else is computed.
 const FLUSH_TURNS: usize = 4;
 
@@ -61,6 +63,8 @@ struct Lane {
     next_call: u64,
     trace: Option<TraceContext>,
     last_failure: String,
+    /// When to tell next how fast the nodes are.
+    report_at: Instant,
     /// Since when the nodes that do well lack something that the current layer needs.
     lacking_since: Option<Instant>,
 }
@@ -87,6 +91,7 @@ impl RemoteExperts {
             next_call: 0,
             trace: None,
             last_failure: String::new(),
+            report_at: Instant::now(),
             lacking_since: None,
         };
         Self { runtime, lane, current: None }
@@ -102,6 +107,7 @@ impl Experts for RemoteExperts {
             }
         });
         self.lane.load.count(call.layer, &call.routes.experts);
+        self.lane.report_slowness();
         let shape = (call.x.cols(), self.lane.dtype);
         let mut fan_out = FanOut::new(call.layer, call.routes, activations, shape);
         let lane = &mut self.lane;
@@ -147,6 +153,15 @@ impl Experts for RemoteExperts {
 }
 
 impl Lane {
+    /// Tells the balancer how fast the nodes are, now and then.
+    fn report_slowness(&mut self) {
+        let now = Instant::now();
+        if now >= self.report_at {
+            self.report_at = now + REPORT_EVERY;
+            self.load.note_slowness(self.links.slowness());
+        }
+    }
+
     /// Sends what nobody is computing to the nodes that can; what none can stays unsent.
     fn send(&mut self, fan_out: &mut FanOut) {
         let topology = self.topology.load_full();

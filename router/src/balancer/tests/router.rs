@@ -91,7 +91,13 @@ impl Router {
             return None;
         }
         let leader = self.leader.get_or_insert_with(|| Leader::new(policy(), now));
-        match leader.decide(Seen { view, fit: &fit, load, now }) {
+        match leader.decide(Seen {
+            view,
+            fit: &fit,
+            load,
+            slowness: &std::collections::BTreeMap::new(),
+            now,
+        }) {
             Decision::Wait(why) => {
                 self.waits = why;
                 None

@@ -1,0 +1,76 @@
+//! The balancer by itself: load that is uneven, and a node that is slow, while streams run.
+
+use std::time::{Duration, Instant};
+
+use guildhall_proto::v1::{GetBalanceResponse, GetClusterResponse};
+use guildhall_testkit::client::{cluster_when, text};
+use guildhall_testkit::cluster::{Cluster, demo};
+
+use guildhall_testkit::process::PATIENCE;
+
+use super::load::{ADMIN, KEY, Load, STREAMS};
+
+/// The lowest mean over maximum of the nodes' load, over all layers.
+fn balancedness(seen: &GetClusterResponse) -> f64 {
+    let layers = seen.balance.iter().flat_map(|balance| &balance.layers);
+    let nodes = layers.map(|layer| layer.nodes.unwrap_or_default().balancedness);
+    nodes.fold(1.0, f64::min)
+}
+
+fn balance(seen: &GetClusterResponse) -> &GetBalanceResponse {
+    seen.balance.as_ref().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uneven_load_is_evened_out_while_streams_run_and_changes_no_bit() {
+    // One copy of each expert and some spare ones, so that it matters where they are.
+    let policy = ["--min-replicas", "1", "--spare-replicas", "4", "--balance-interval", "3"];
+    let cluster = Cluster::start(&demo(), "bf16", 3, &[&policy, ADMIN].concat());
+    let admin = cluster.admin.clone().unwrap();
+    // All of one kind, which wears the same experts.
+    let sum = |n: u32| text(&format!("Work out {} + {}.", 20 + n, 31 + 2 * n), 200);
+    let load = Load::of(&cluster, (0..STREAMS).map(sum)).await;
+    let first = cluster_when(&admin, KEY, "measured", |seen| balancedness(seen) < 1.0).await;
+    let deadline = Instant::now() + PATIENCE;
+    let mut seen = first.clone();
+    while seen.epoch == first.epoch || balance(&seen).state != "steady" {
+        assert!(Instant::now() < deadline, "nothing is balanced: {seen:?}");
+        load.run(&cluster, "experts are moved", async || {}).await;
+        seen = guildhall_testkit::client::cluster(&admin, KEY).await;
+    }
+    let (before, after) = (balancedness(&first), balancedness(&seen));
+    assert!(after > before + 0.1, "{before} became {after}: {:?}", balance(&seen).reasons);
+    assert!(!balance(&seen).reasons.is_empty(), "each move has its reason");
+    load.run(&cluster, "afterwards", async || {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stays_slow_loses_its_load() {
+    let more = [&["--balance-interval", "2"], ADMIN].concat();
+    let cluster = Cluster::start(&demo(), "bf16", 3, &more);
+    let admin = cluster.admin.clone().unwrap();
+    let load = Load::quiet(&cluster, 200).await;
+    let assigned = |seen: &GetClusterResponse| {
+        seen.nodes.iter().find(|node| node.node_id == "node-2").unwrap().assigned_experts
+    };
+    let at_first = assigned(&guildhall_testkit::client::cluster(&admin, KEY).await);
+    let node = &cluster.nodes[2];
+    let deadline = Instant::now() + PATIENCE;
+    let mut seen = GetClusterResponse::default();
+    while seen.nodes.is_empty() || 2 * assigned(&seen) > at_first {
+        assert!(Instant::now() < deadline, "node-2 keeps its load: {seen:?}");
+        let slow = async || {
+            // It runs a tenth of the time.
+            for _ in 0..20 {
+                node.signal("STOP");
+                tokio::time::sleep(Duration::from_millis(90)).await;
+                node.signal("CONT");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        load.run(&cluster, "node-2 is slow", slow).await;
+        seen = guildhall_testkit::client::cluster(&admin, KEY).await;
+    }
+    assert_eq!(balance(&seen).slow_nodes[0].node_id, "node-2");
+    load.run(&cluster, "afterwards", async || {}).await;
+}
