@@ -17,6 +17,16 @@ pub enum Error {
         /// What the last one that was asked said.
         reason: String,
     },
+    /// An expert would be more than this node may hold: perhaps it forgets others soon.
+    #[error("expert {expert} of {bytes} bytes is more than the {free} bytes that are free")]
+    NoRoom {
+        /// The expert.
+        expert: guildhall_ids::ExpertId,
+        /// Of its packed weights.
+        bytes: u64,
+        /// Of the capacity.
+        free: u64,
+    },
     /// The device refused.
     #[error("device")]
     Kernels(#[from] guildhall_kernels::Error),

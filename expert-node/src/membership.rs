@@ -157,8 +157,8 @@ impl Membership {
                     tracing::debug!(%expert, "loaded: the placement has it here");
                     self.reconciler.loaded(expert);
                 }
-                Err(error @ Error::NoGiver { .. }) => {
-                    tracing::warn!(error = error_chain(&error), "asking again soon");
+                Err(error @ (Error::NoGiver { .. } | Error::NoRoom { .. })) => {
+                    tracing::warn!(error = error_chain(&error), "trying again soon");
                     self.reconciler.absent(expert, now);
                 }
                 Err(error) => {

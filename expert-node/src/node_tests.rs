@@ -14,6 +14,7 @@ use guildhall_transport::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::Error;
 use crate::service::{Node, NodeOptions};
 use crate::shard::Pace;
 use crate::supply::Supply;
@@ -40,12 +41,17 @@ fn checkpoint() -> Checkpoint {
 }
 
 fn start(dtype: Dtype) -> Running {
+    start_with(dtype, u64::MAX)
+}
+
+fn start_with(dtype: Dtype, capacity: u64) -> Running {
     let hashes = tempfile::tempdir().unwrap();
     let options = NodeOptions {
         node_id: "n0".parse().unwrap(),
         dtype,
         expert_weights: None,
         device: cpu(),
+        capacity,
         max_queued_calls: 8,
         max_batch_pairs: 64,
     };
@@ -204,6 +210,20 @@ fn an_expert_that_the_model_does_not_have_is_refused_and_changes_nothing() {
     let held = running.node.shard().held();
     assert_eq!(held.ids().len(), 1);
     assert!(held.bytes() > 0);
+}
+
+#[test]
+fn a_node_holds_no_more_than_it_may() {
+    let running = start(Dtype::F32);
+    assert_eq!(running.load(&[(0, 0), (0, 1)]), 2);
+    let two = running.node.shard().held().bytes();
+    let running = start_with(Dtype::F32, two);
+    assert_eq!(running.load(&[(0, 0), (0, 1)]), 2);
+    let third = ExpertId::new(0, 2);
+    let load = || running.node.shard().load(&[third], Pace::AtOnce, Duration::ZERO);
+    assert!(matches!(&load()[..], [(_, Err(Error::NoRoom { free: 0, .. }))]));
+    running.node.shard().forget(&[ExpertId::new(0, 0)].into());
+    assert!(load()[0].1.is_ok());
 }
 
 #[tokio::test]

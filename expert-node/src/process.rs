@@ -205,6 +205,7 @@ fn node_options(config: &ExpertNodeConfig) -> NodeOptions {
             threads: config.threads.unwrap_or(cores),
             instruction_set: config.instruction_set,
         },
+        capacity: capacity(config),
         max_queued_calls: config.max_queued_calls.get(),
         max_batch_pairs: config.max_batch_pairs.get(),
     }
@@ -224,12 +225,17 @@ fn node_record(config: &ExpertNodeConfig, node: &Node, listening: &Endpoint) -> 
         has_files: node.shard().supply().has_files(),
         instruction_set: identity.instruction_set.clone(),
         device: "cpu".into(),
-        capacity_bytes: config.capacity.of(memory_of_machine()) as u64,
+        capacity_bytes: capacity(config),
         speed: config.speed,
         zone: config.zone.clone(),
         draining: false,
         version: env!("CARGO_PKG_VERSION").into(),
     }
+}
+
+/// Bytes of experts that this node may hold.
+fn capacity(config: &ExpertNodeConfig) -> u64 {
+    config.capacity.of(memory_of_machine()) as u64
 }
 
 /// Where routers connect: as told, or where it listens.

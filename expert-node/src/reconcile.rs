@@ -30,7 +30,7 @@ pub(crate) struct Reconciler {
     leaving: BTreeMap<ExpertId, Instant>,
     /// Assigned, not loadable: why, and when it was tried.
     failed: BTreeMap<ExpertId, (String, Instant)>,
-    /// Assigned, not to be had from anybody when it was asked for: when that was.
+    /// Assigned, not to be had or without room when it was tried: when that was.
     absent: BTreeMap<ExpertId, Instant>,
 }
 
@@ -78,7 +78,8 @@ impl Reconciler {
         self.failed.insert(id, (why, now));
     }
 
-    /// Nobody gave an expert. That is not this node's fault, so it does not count among what it cannot load.
+    /// Nobody gave an expert, or there is no room for it yet. That is no fault of its weights, so it does not count among
+    /// what this node cannot load.
     pub(crate) fn absent(&mut self, id: ExpertId, now: Instant) {
         self.absent.insert(id, now);
     }

@@ -41,6 +41,8 @@ pub(crate) struct NodeOptions {
     /// What experts are kept in; `None`: values of the dtype.
     pub(crate) expert_weights: Option<WeightFormat>,
     pub(crate) device: CpuOptions,
+    /// Bytes of packed weights that it may hold.
+    pub(crate) capacity: u64,
     /// Calls that may wait.
     pub(crate) max_queued_calls: usize,
     /// Pairs of one batch.
@@ -78,7 +80,7 @@ impl Node {
             instruction_set: Some(device.instruction_set()),
         };
         let devices = (device.clone(), Device::cpu(alone)?);
-        let shard = Arc::new(Shard::new(supply, devices, format));
+        let shard = Arc::new(Shard::new(supply, devices, (format, options.capacity)));
         let max_batch_pairs = options.max_batch_pairs;
         let worker = Worker { device, dtype, shard: Arc::clone(&shard), max_batch_pairs };
         let (queue, thread) = worker.start(options.max_queued_calls)?;

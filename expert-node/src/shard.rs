@@ -52,6 +52,8 @@ pub(crate) struct Shard {
     /// The same device with one thread.
     one_thread: Device,
     format: WeightFormat,
+    /// Bytes of packed weights that it may hold.
+    capacity: u64,
     /// The snapshot that calls use; held for no longer than a copy takes.
     held: Mutex<Arc<Held>>,
 }
@@ -60,9 +62,9 @@ impl Shard {
     pub(crate) fn new(
         supply: Supply,
         (device, one_thread): (Device, Device),
-        format: WeightFormat,
+        (format, capacity): (WeightFormat, u64),
     ) -> Self {
-        Self { supply, device, one_thread, format, held: Mutex::new(Arc::default()) }
+        Self { supply, device, one_thread, format, capacity, held: Mutex::new(Arc::default()) }
     }
 
     pub(crate) fn supply(&self) -> &Supply {
@@ -98,6 +100,11 @@ impl Shard {
         self.change(|held| held.experts.retain(|id, _| !experts.contains(id)));
     }
 
+    /// Bytes that more experts may take.
+    fn free(&self) -> u64 {
+        self.capacity.saturating_sub(self.held().bytes())
+    }
+
     fn change(&self, change: impl FnOnce(&mut Held)) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         change(Arc::make_mut(&mut held));
@@ -116,6 +123,10 @@ impl Shard {
         let (tensors, hash) = self.supply.read(id)?;
         let weights =
             device.expert_weights(&tensors.gate, &tensors.up, &tensors.down, self.format)?;
+        let (bytes, free) = (weights.bytes() as u64, self.free());
+        if bytes > free {
+            return Err(Error::NoRoom { expert: id, bytes, free });
+        }
         canary(device, id, &tensors, &weights).map_err(|e| Error::Canary(Box::new(e)))?;
         Ok((Arc::new(weights), hash))
     }

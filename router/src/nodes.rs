@@ -12,6 +12,8 @@ use guildhall_transport::{Endpoint, Error, Handshake, Refusal};
 pub(crate) struct Topology {
     pub(crate) table: RoutingTable,
     endpoints: BTreeMap<NodeId, Endpoint>,
+    /// A node that was started again has another one.
+    instances: BTreeMap<NodeId, u64>,
     /// Whether new sequences may begin: every expert is on some node that stays.
     pub(crate) complete: bool,
 }
@@ -28,6 +30,11 @@ impl Topology {
         })
     }
 
+    /// Which process of its name a node is.
+    pub(crate) fn instance(&self, node: &NodeId) -> Option<u64> {
+        self.instances.get(node).copied()
+    }
+
     /// The placement as far as it is resident on nodes that fit.
     pub(crate) fn build(grid: &ExpertGrid, view: &View, fit: &Fit) -> Self {
         let none = Placement::default();
@@ -41,6 +48,7 @@ impl Topology {
         Self {
             table: RoutingTable::build(grid, placement, &resident(false)),
             endpoints: fit.nodes.clone(),
+            instances: view.nodes.iter().map(|(id, node)| (id.clone(), node.instance)).collect(),
             complete: RoutingTable::build(grid, placement, &resident(true)).missing().is_empty(),
         }
     }

@@ -1,4 +1,5 @@
-//! Connections that break, stall or corrupt what they carry: no request fails and no bit changes.
+//! Connections that break, stall or corrupt what they carry, and a node that answers nonsense: no request fails and no bit
+//! changes.
 
 use std::time::Duration;
 
@@ -48,4 +49,20 @@ async fn a_corrupted_answer_is_found_asked_for_again_and_its_node_left_alone() {
     assert!(proxies[0].corrupted() > 0, "nothing was corrupted");
     let log = cluster.router.log();
     assert!(log.contains("quarantine"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_answers_with_no_numbers_is_left_alone() {
+    let (cluster, impostors) = Cluster::start_behind_impostors(&demo(), "bf16", 3, &[]);
+    let load = Load::quiet(&cluster, 300).await;
+    load.run(&cluster, "node-1 answers with values that are no numbers", async || {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        impostors[1].spoil();
+    })
+    .await;
+    assert!(impostors[1].spoiled() > 0, "nothing was spoiled");
+    let log = cluster.router.log();
+    assert!(log.contains("node-1 returned a value that is not finite"), "{log}");
+    assert!(log.contains("quarantine"), "{log}");
+    load.run(&cluster, "afterwards", async || {}).await;
 }

@@ -10,7 +10,7 @@ use crate::store::{Etcd, EtcdOptions};
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct StoreConfig {
     /// Where the cluster's state is: members of an etcd, separated by commas, or the cluster port of a router that keeps
-    /// the state itself.
+    /// the state itself. Give an etcd --auto-compaction-retention, or it keeps everything that ever was.
     #[arg(long, env = "GUILDHALL_STORE", value_delimiter = ',', value_name = "ADDR,...")]
     pub store: Vec<String>,
 
@@ -67,6 +67,12 @@ impl StoreConfig {
         if identity.is_some() && ca_certificate.is_none() {
             return Err("--store-cert needs --store-ca".into());
         }
+        let encrypted = self.store.iter().find(|address| address.trim().starts_with("https://"));
+        if let (Some(address), None) = (encrypted, &ca_certificate) {
+            return Err(format!(
+                "--store {address} needs --store-ca: no other certificate is trusted"
+            ));
+        }
         let endpoints = self.store.clone();
         Ok(Etcd::new(EtcdOptions { endpoints, user: user.transpose()?, ca_certificate, identity }))
     }
@@ -116,6 +122,8 @@ mod tests {
         assert!(config.open().is_ok());
         check(&StoreConfig::default(), "--store is needed");
         check(&StoreConfig { store_user: Some("me".into()), ..config.clone() }, "--store-user");
+        let encrypted = vec!["a:1".into(), "https://b:1".into()];
+        check(&StoreConfig { store: encrypted, ..config.clone() }, "--store https://b:1 needs");
         check(&StoreConfig { store_ca: Some("/nowhere".into()), ..config }, "--store-ca /nowhere");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::impostor::Impostor;
 use crate::process::Process;
 use crate::proxy::Proxy;
 
@@ -64,17 +65,45 @@ impl Cluster {
         nodes: usize,
         more: &[&str],
     ) -> (Self, Vec<Proxy>) {
+        let proxy = |target: &str| {
+            let proxy = Proxy::start(target);
+            (proxy.address().to_owned(), proxy)
+        };
+        Self::start_behind(model, dtype, (nodes, proxy), more)
+    }
+
+    /// The same with an impostor in the place of each node.
+    pub fn start_behind_impostors(
+        model: &Path,
+        dtype: &str,
+        nodes: usize,
+        more: &[&str],
+    ) -> (Self, Vec<Impostor>) {
+        let impostor = |target: &str| {
+            let impostor = Impostor::start(target);
+            (impostor.address().to_owned(), impostor)
+        };
+        Self::start_behind(model, dtype, (nodes, impostor), more)
+    }
+
+    /// Starts nodes with something before each, which routers connect to; `start` starts it, and says where.
+    fn start_behind<T>(
+        model: &Path,
+        dtype: &str,
+        (nodes, start): (usize, impl Fn(&str) -> (String, T)),
+        more: &[&str],
+    ) -> (Self, Vec<T>) {
         let mut cluster = Self::start_router(model, dtype, nodes, more);
-        let mut proxies = Vec::new();
+        let mut all_before = Vec::new();
         for index in 0..nodes {
-            let proxy = Proxy::start(&cluster.socket(index));
-            cluster.node_args = vec!["--advertise".into(), proxy.address().to_owned()];
+            let (address, before) = start(&cluster.socket(index));
+            cluster.node_args = vec!["--advertise".into(), address];
             let node = cluster.start_node(model, dtype, index);
             cluster.nodes.push(node);
-            proxies.push(proxy);
+            all_before.push(before);
         }
         cluster.address = cluster.router.line_after("router listening on ");
-        (cluster, proxies)
+        (cluster, all_before)
     }
 
     /// Starts the router alone, which waits for `nodes` nodes.

@@ -14,5 +14,6 @@ pub mod certificates;
 pub mod client;
 pub mod cluster;
 pub mod etcd;
+pub mod impostor;
 pub mod process;
 pub mod proxy;

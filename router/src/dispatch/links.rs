@@ -23,6 +23,8 @@ pub(crate) struct Links {
     open: BTreeMap<NodeId, OpenLink>,
     opening: BTreeMap<NodeId, Opening>,
     health: BTreeMap<NodeId, Health>,
+    /// Whose health it is.
+    instances: BTreeMap<NodeId, u64>,
 }
 
 struct OpenLink {
@@ -50,6 +52,7 @@ impl Links {
             open: BTreeMap::new(),
             opening: BTreeMap::new(),
             health: BTreeMap::new(),
+            instances: BTreeMap::new(),
         }
     }
 
@@ -81,9 +84,19 @@ impl Links {
     pub(crate) fn open_missing(&mut self, topology: &Topology) {
         self.opening.retain(|node, _| topology.table.nodes.contains(node));
         for node in &topology.table.nodes {
+            self.forget_predecessor(node, topology.instance(node));
             if !self.is_quarantined(node) {
                 self.begin_to_open(node, topology);
             }
+        }
+    }
+
+    /// What another process of this name did is no fault of a node that was started again.
+    fn forget_predecessor(&mut self, node: &NodeId, instance: Option<u64>) {
+        let Some(instance) = instance else { return };
+        if self.instances.get(node) != Some(&instance) {
+            self.instances.insert(node.clone(), instance);
+            self.health.remove(node);
         }
     }
 
