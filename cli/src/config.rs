@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Generate(GenerateOptions),
     /// Say how large a model is, by part, and what each process needs.
     Inspect(InspectOptions),
+    /// Say what this machine can do: which instructions compute rightly, how fast, and what a model would get.
+    Doctor(DoctorOptions),
     /// Compare placements on expert loads, without a cluster.
     Simulate(Box<SimulateOptions>),
     /// Say what quantising a model costs on a text: perplexity, and how far predictions move.
@@ -216,6 +218,21 @@ pub(crate) struct EvaluateOptions {
     /// Tokens of a window; each window is predicted from its own beginning.
     #[arg(long, default_value_t = 256, value_name = "TOKENS")]
     pub(crate) window: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorOptions {
+    /// Model directory; only its config.json is read.
+    #[arg(long, env = "GUILDHALL_MODEL", value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+
+    /// Threads that compute; default: one for each core.
+    #[arg(long, env = "GUILDHALL_THREADS", value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+
+    /// What the weights that are tried are kept in: f32, bf16, int8 or int4.
+    #[arg(long, default_value = "bf16", value_name = "FORMAT")]
+    pub(crate) weights: WeightFormat,
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,9 @@
 use std::io::Write;
 
 use anyhow::Context as _;
-use guildhall_checkpoint::{Checkpoint, ModelConfig, NodeBytes, Parameters, StorageType};
+use guildhall_checkpoint::{
+    Checkpoint, ModelConfig, NodeBytes, Parameters, StorageType, has_weights,
+};
 use serde::Serialize;
 
 use crate::config::InspectOptions;
@@ -64,8 +66,7 @@ fn open(options: &InspectOptions) -> anyhow::Result<(ModelConfig, Option<String>
     if path.is_file() {
         return Ok((ModelConfig::from_file(path)?, None));
     }
-    let weights = ["model.safetensors", "model.safetensors.index.json"];
-    if !weights.iter().any(|name| path.join(name).exists()) {
+    if !has_weights(path) {
         return Ok((ModelConfig::from_file(&path.join("config.json"))?, None));
     }
     let checkpoint = Checkpoint::open(path)?;

@@ -11,6 +11,7 @@ mod shutdown;
 mod up;
 mod generate;
 mod inspect;
+mod doctor;
 mod simulate;
 mod evaluate;
 mod admin;
@@ -47,6 +48,7 @@ fn run(options: Options) -> anyhow::Result<()> {
         Command::Up(up) => single_threaded()?.block_on(up::run(up, &logs)),
         Command::Generate(options) => single_threaded()?.block_on(generate::run(options)),
         Command::Inspect(options) => inspect::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Simulate(options) => simulate::run(&options),
         Command::Evaluate(options) => evaluate::run(&options),
         Command::Status(options) => single_threaded()?.block_on(admin::status(options)),

@@ -132,6 +132,14 @@ impl Parameters {
         storage.bytes(self.router_matrices() + self.experts, self.norms + self.gates)
     }
 
+    /// Bytes of weights that computing one token reads; of the embedding it is one row.
+    #[must_use]
+    pub fn token_bytes(&self, storage: StorageType) -> u64 {
+        let head = if self.head == 0 { self.embedding } else { self.head };
+        let matrices = head + self.attention + self.dense_ffn + self.shared_experts;
+        storage.bytes(matrices + self.experts_per_token, self.norms + self.gates)
+    }
+
     /// Bytes of the router's part.
     #[must_use]
     pub fn router_bytes(&self, storage: StorageType) -> u64 {

@@ -33,7 +33,19 @@ const LAYERS: &[(&str, &[&str])] = &[
         "expert-node",
         &["ids", "proto", "kernels", "telemetry", "checkpoint", "transport", "cluster"],
     ),
-    ("cli", &["ids", "proto", "telemetry", "placement", "checkpoint", "router", "expert-node"]),
+    (
+        "cli",
+        &[
+            "ids",
+            "proto",
+            "kernels",
+            "telemetry",
+            "placement",
+            "checkpoint",
+            "router",
+            "expert-node",
+        ],
+    ),
     ("testkit", &["proto", "cluster"]),
     ("tidy", &[]),
 ];
