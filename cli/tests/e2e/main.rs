@@ -20,3 +20,4 @@ mod store;
 mod life;
 mod standard_services;
 mod admin;
+mod tools;
