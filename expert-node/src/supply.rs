@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use bytes::Bytes;
 use guildhall_checkpoint::{
     Checkpoint, ExpertBytes, ExpertHash, ExpertTensors, Fingerprint, HashCache, MatrixBytes,
-    ModelConfig,
+    ModelConfig, ValueType,
 };
 use guildhall_ids::ExpertId;
 use guildhall_transport::{StoredExpert, StoredMatrix};
@@ -65,7 +64,7 @@ impl Supply {
         let (bytes, sha256) = verified.map_err(|error| error.to_string())?;
         let matrix = |matrix: MatrixBytes<'_>| StoredMatrix {
             value_type: matrix.value_type.to_string(),
-            bytes: Bytes::copy_from_slice(matrix.bytes),
+            bytes: [matrix.values, matrix.scales].concat().into(),
         };
         Ok(StoredExpert { matrices: [bytes.gate, bytes.up, bytes.down].map(matrix), sha256 })
     }
@@ -78,15 +77,14 @@ fn received(
     stored: &StoredExpert,
 ) -> Result<ExpertTensors, guildhall_checkpoint::Error> {
     let [gate, up, down] = &stored.matrices;
-    let [gate, up, down] = [matrix(id, gate)?, matrix(id, up)?, matrix(id, down)?];
-    ExpertBytes { gate, up, down }.to_tensors(id, config, &stored.sha256)
+    let parts = [part(id, gate)?, part(id, up)?, part(id, down)?];
+    ExpertBytes::split(config, parts).to_tensors(id, config, &stored.sha256)
 }
 
-fn matrix(
+fn part(
     id: ExpertId,
     stored: &StoredMatrix,
-) -> Result<MatrixBytes<'_>, guildhall_checkpoint::Error> {
+) -> Result<(ValueType, &[u8]), guildhall_checkpoint::Error> {
     let refuse = |what| guildhall_checkpoint::Error::Received { expert: id, what };
-    let value_type = stored.value_type.parse().map_err(refuse)?;
-    Ok(MatrixBytes { value_type, bytes: &stored.bytes })
+    Ok((stored.value_type.parse().map_err(refuse)?, &stored.bytes))
 }

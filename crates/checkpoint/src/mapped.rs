@@ -10,12 +10,14 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use crate::{Error, MatrixBytes, ValueType};
+use crate::{Error, Fp8Blocks, MatrixBytes, ValueType};
 
 /// Named tensors whose bytes are read from disk only when they are used.
 pub(crate) struct MappedTensors {
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, Entry>,
+    /// How FP8 matrices are scaled.
+    fp8: Option<Fp8Blocks>,
 }
 
 struct MappedFile {
@@ -25,7 +27,7 @@ struct MappedFile {
 
 struct Entry {
     file: usize,
-    value_type: ValueType,
+    dtype: DType,
     shape: Vec<usize>,
     bytes: Range<usize>,
 }
@@ -40,17 +42,17 @@ const INDEX: &str = "model.safetensors.index.json";
 
 impl MappedTensors {
     /// Maps `model.safetensors`, or the files that `model.safetensors.index.json` names.
-    pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(dir: &Path, fp8: Option<Fp8Blocks>) -> Result<Self, Error> {
         let index = dir.join(INDEX);
         if !index.exists() {
-            let mut mapped = Self { files: Vec::new(), tensors: BTreeMap::new() };
+            let mut mapped = Self { files: Vec::new(), tensors: BTreeMap::new(), fp8 };
             mapped.add_file(&dir.join(SINGLE))?;
             return Ok(mapped);
         }
         let text = std::fs::read(&index).map_err(|e| Error::io(&index, e))?;
         let parsed: ShardIndex = serde_json::from_slice(&text)
             .map_err(|e| Error::malformed(&index, format!("not a shard index: {e}")))?;
-        let mut mapped = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        let mut mapped = Self { files: Vec::new(), tensors: BTreeMap::new(), fp8 };
         for shard in parsed.weight_map.values().collect::<BTreeSet<_>>() {
             let plain = Path::new(shard).file_name().is_some_and(|name| name == shard.as_str());
             if !plain {
@@ -77,7 +79,7 @@ impl MappedTensors {
         for (name, info) in metadata.tensors() {
             let entry = Entry {
                 file: self.files.len(),
-                value_type: value_type(&name, info.dtype)?,
+                dtype: dtype(&name, info.dtype)?,
                 shape: info.shape.clone(),
                 bytes: data_start + info.data_offsets.0..data_start + info.data_offsets.1,
             };
@@ -109,23 +111,53 @@ impl MappedTensors {
             .ok_or_else(|| Error::tensor(name, format!("lies outside of {}", file.path.display())))
     }
 
-    /// A copy of a tensor in its own type; every value is a finite number.
+    /// A copy of a tensor in its own type, or in f32 if it has scales; every value is a finite number.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
-        let dtype = self.entry(name, shape)?.value_type.dtype();
-        tensor_of(name, dtype, shape, self.bytes(name, shape)?)
+        let entry = self.entry(name, shape)?;
+        let tensor = match (entry.dtype, shape) {
+            (DType::F8E4M3, &[rows, columns]) => {
+                self.matrix(name, [rows, columns])?.to_tensor([rows, columns], self.fp8)
+            }
+            (dtype, _) => tensor_of(dtype, shape, self.bytes(name, shape)?),
+        };
+        tensor.map_err(|what| Error::tensor(name, what))
     }
 
     /// A matrix as it is in the file.
     pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<MatrixBytes<'_>, Error> {
-        let value_type = self.entry(name, &shape)?.value_type;
-        Ok(MatrixBytes { value_type, bytes: self.bytes(name, &shape)? })
+        let values = self.bytes(name, &shape)?;
+        let plain = |value_type| Ok(MatrixBytes { value_type, values, scales: &[] });
+        match self.entry(name, &shape)?.dtype {
+            DType::F32 => plain(ValueType::F32),
+            DType::F16 => plain(ValueType::F16),
+            DType::BF16 => plain(ValueType::Bf16),
+            _ => self.fp8_matrix(name, shape, values),
+        }
+    }
+
+    /// The matrix with its scales, which are a tensor of their own.
+    fn fp8_matrix<'a>(
+        &'a self,
+        name: &str,
+        shape: [usize; 2],
+        values: &'a [u8],
+    ) -> Result<MatrixBytes<'a>, Error> {
+        let needs = "is FP8, but config.json has no quantization_config";
+        let blocks = self.fp8.ok_or_else(|| Error::tensor(name, needs))?;
+        let (name, shape) = (format!("{name}_scale_inv"), blocks.scales_of(shape));
+        let value_type = match self.entry(&name, &shape)?.dtype {
+            DType::F32 => ValueType::Fp8WithF32,
+            DType::BF16 => ValueType::Fp8WithBf16,
+            other => {
+                return Err(Error::tensor(&name, format!("has type {other:?}, not F32 or BF16")));
+            }
+        };
+        Ok(MatrixBytes { value_type, values, scales: self.bytes(&name, &shape)? })
     }
 
     /// Every tensor's name, type and shape, ordered by name.
     pub(crate) fn table(&self) -> impl Iterator<Item = (&str, DType, &[usize])> {
-        self.tensors
-            .iter()
-            .map(|(name, e)| (name.as_str(), e.value_type.dtype(), e.shape.as_slice()))
+        self.tensors.iter().map(|(name, e)| (name.as_str(), e.dtype, e.shape.as_slice()))
     }
 }
 
@@ -136,25 +168,25 @@ pub fn has_weights(dir: &Path) -> bool {
 }
 
 /// A tensor with a copy of these bytes; every value is a finite number.
-pub(crate) fn tensor_of(
-    name: &str,
-    dtype: DType,
-    shape: &[usize],
-    bytes: &[u8],
-) -> Result<Tensor, Error> {
-    if let Some(at) = first_non_finite(dtype, bytes) {
-        return Err(Error::tensor(name, format!("value {at} is not a finite number")));
+pub(crate) fn tensor_of(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<Tensor, String> {
+    if dtype == DType::F8E4M3 {
+        return Err("is FP8, but no matrix".into());
     }
-    Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)
-        .map_err(|e| Error::tensor(name, e.to_string()))
+    if let Some(at) = first_non_finite(dtype, bytes) {
+        return Err(format!("value {at} is not a finite number"));
+    }
+    Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu).map_err(|e| e.to_string())
 }
 
-fn value_type(name: &str, dtype: Dtype) -> Result<ValueType, Error> {
+fn dtype(name: &str, dtype: Dtype) -> Result<DType, Error> {
     match dtype {
-        Dtype::F32 => Ok(ValueType::F32),
-        Dtype::F16 => Ok(ValueType::F16),
-        Dtype::BF16 => Ok(ValueType::Bf16),
-        other => Err(Error::tensor(name, format!("has type {other:?}, not F32, F16 or BF16"))),
+        Dtype::F32 => Ok(DType::F32),
+        Dtype::F16 => Ok(DType::F16),
+        Dtype::BF16 => Ok(DType::BF16),
+        Dtype::F8_E4M3 => Ok(DType::F8E4M3),
+        other => {
+            Err(Error::tensor(name, format!("has type {other:?}, not F32, F16, BF16 or F8_E4M3")))
+        }
     }
 }
 

@@ -22,10 +22,10 @@ pub struct StoredExpert {
     pub sha256: [u8; 32],
 }
 
-/// A matrix as it is in a file: row-major, little-endian.
+/// A matrix as it is in a file: row-major, little-endian, with the scales of its blocks behind it if it has some.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredMatrix {
-    /// `f32`, `f16` or `bf16`.
+    /// In the words of whoever stores it, such as `bf16`.
     pub value_type: String,
     /// All of its values.
     pub bytes: Bytes,

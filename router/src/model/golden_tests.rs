@@ -10,7 +10,7 @@ use super::{ForwardBatch, Model};
 use crate::loading::{BLOCK_TOKENS, shape_of_blocks};
 use crate::local_experts::LocalExperts;
 
-const CASES: [&str; 9] = [
+const CASES: [&str; 10] = [
     "mixtral",
     "mixtral_f16",
     "mixtral_window",
@@ -18,6 +18,7 @@ const CASES: [&str; 9] = [
     "qwen2_moe",
     "qwen3_moe",
     "qwen3_moe_llama3",
+    "qwen3_moe_fp8",
     "qwen3_moe_tied",
     "qwen3_moe_yarn",
 ];

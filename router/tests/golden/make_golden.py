@@ -43,6 +43,7 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 HERE = Path(__file__).resolve().parent
@@ -71,6 +72,8 @@ class Case:
     # Older published configs name the kind of rotary scaling "type".
     rope_type_key: str = "rope_type"
     max_shard_size: str = "1GB"
+    # Rows and columns of the blocks of matrices that are stored as FP8.
+    fp8_block: tuple[int, int] | None = None
     # Keys that published configs carry and that must have no effect.
     inert: dict = field(default_factory=dict)
 
@@ -163,6 +166,20 @@ CASES = {
         ),
         rope={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
         rope_theta=100.0,
+    ),
+    "qwen3_moe_fp8": Case(
+        family="qwen3_moe",
+        config=dict(
+            # No multiples of a block: those at the edges are smaller.
+            hidden_size=40, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=16, num_experts=8, num_experts_per_tok=2,
+            vocab_size=128, moe_intermediate_size=24, decoder_sparse_step=1,
+            mlp_only_layers=[1], norm_topk_prob=True, attention_bias=False,
+            max_position_embeddings=256, rms_norm_eps=1e-6,
+        ),
+        rope_theta=1e6,
+        fp8_block=(16, 16),
+        max_shard_size="60KB",
     ),
     "qwen3_moe_llama3": Case(
         family="qwen3_moe",
@@ -332,6 +349,62 @@ def write_checkpoint(case: Case, seed: int, folder: Path) -> None:
     check_tensor_names(case.family, folder)
 
 
+def fp8(weight: torch.Tensor, block: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns a matrix as E4M3, and the scale of each block by which it is to be multiplied."""
+    rows, columns = (-(-size // of) for size, of in zip(weight.shape, block))
+    padded = torch.zeros(rows * block[0], columns * block[1])
+    padded[: weight.shape[0], : weight.shape[1]] = weight
+    blocks = padded.view(rows, block[0], columns, block[1])
+    scales = blocks.abs().amax(dim=(1, 3)).clamp(min=1e-12) / torch.finfo(torch.float8_e4m3fn).max
+    values = (blocks / scales[:, None, :, None]).view(padded.shape)
+    return values[: weight.shape[0], : weight.shape[1]].to(torch.float8_e4m3fn), scales
+
+
+def from_fp8(values: torch.Tensor, scales: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:
+    """Returns the float32 matrix that `fp8` stands for."""
+    of_rows = scales.repeat_interleave(block[0], 0)[: values.shape[0]]
+    return values.float() * of_rows.repeat_interleave(block[1], 1)[:, : values.shape[1]]
+
+
+def rewrite_projections(folder: Path, rewrite) -> None:
+    """Replaces each projection of a checkpoint by the tensors that `rewrite(name, weight)` returns."""
+    index = folder / "model.safetensors.index.json"
+    weight_map = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors = {}
+        for name, tensor in load_file(file).items():
+            converted = name.endswith("_proj.weight")
+            tensors.update(rewrite(name, tensor) if converted else {name: tensor})
+        save_file(tensors, file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(tensors, file.name))
+    if index.exists():
+        content = json.loads(index.read_text())
+        write_json(index, {**content, "weight_map": dict(sorted(weight_map.items()))})
+
+
+def round_to_fp8(case: Case, folder: Path) -> None:
+    """Gives every projection values that FP8 can hold, in float32, as the reference runs them."""
+    block = case.fp8_block
+    rewrite_projections(folder, lambda name, weight: {name: from_fp8(*fp8(weight, block), block)})
+
+
+def store_as_fp8(case: Case, folder: Path) -> None:
+    """Stores the projections as FP8; they stand for the same values as before."""
+
+    def stored(name: str, weight: torch.Tensor) -> dict:
+        values, scales = fp8(weight, case.fp8_block)
+        assert torch.equal(from_fp8(values, scales, case.fp8_block), weight), name
+        return {name: values, f"{name}_scale_inv": scales}
+
+    rewrite_projections(folder, stored)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {
+        "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8",
+        "weight_block_size": list(case.fp8_block),
+    }
+    write_json(folder / "config.json", config)
+
+
 def check_tensor_names(family: str, folder: Path) -> None:
     """Asserts one tensor per expert and projection, named as published."""
     names = set()
@@ -462,9 +535,13 @@ def make_case(name: str, case: Case, folder: Path, first_seed: int) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             draft = Path(scratch)
             write_checkpoint(case, seed, draft)
+            if case.fp8_block:
+                round_to_fp8(case, draft)
             golden = golden_record(name, case, seed, draft)
             if golden is None:
                 continue
+            if case.fp8_block:
+                store_as_fp8(case, draft)
             dump_golden(draft / "golden.json", golden)
             folder.mkdir(parents=True, exist_ok=True)
             for old in {*folder.glob("*.safetensors"), *folder.glob("*.json")}:

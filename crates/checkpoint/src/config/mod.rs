@@ -1,7 +1,9 @@
 //! One configuration for every family.
 
 pub use generation::GenerationDefaults;
-pub use model::{Attention, FeedForward, LayerConfig, ModelConfig, Moe, QkNorm, SharedExpert};
+pub use model::{
+    Attention, FeedForward, Fp8Blocks, LayerConfig, ModelConfig, Moe, QkNorm, SharedExpert,
+};
 pub use rope::{Rope, RopeScaling};
 
 mod model;

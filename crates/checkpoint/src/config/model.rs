@@ -30,6 +30,8 @@ pub struct ModelConfig {
     pub moe: Moe,
     /// Each layer, from the embedding upwards.
     pub layers: Vec<LayerConfig>,
+    /// How matrices that are stored as FP8 are scaled; `None`: there are none.
+    pub fp8: Option<Fp8Blocks>,
     /// Keys of config.json that this version does not know and that may matter.
     pub unknown_keys: Vec<String>,
 }
@@ -95,6 +97,16 @@ pub struct Moe {
     pub renormalise: bool,
     /// A network for every token beside the experts.
     pub shared_expert: Option<SharedExpert>,
+}
+
+/// Matrices that are stored as FP8 (E4M3) have one scale for each block of so many rows and columns; blocks at the lower
+/// and right edges may be smaller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fp8Blocks {
+    /// Rows of a block.
+    pub rows: usize,
+    /// Columns of a block.
+    pub columns: usize,
 }
 
 /// The shared expert of Qwen2-MoE, behind a sigmoid gate of its own.

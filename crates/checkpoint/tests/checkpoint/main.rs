@@ -5,6 +5,7 @@ mod expert_bytes;
 mod families;
 mod fingerprints;
 mod fuzz;
+mod fp8;
 mod hashes;
 mod malformed_configs;
 mod malformed_shards;

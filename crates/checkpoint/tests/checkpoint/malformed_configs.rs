@@ -161,7 +161,22 @@ fn what_guildhall_does_not_do_is_refused_by_name() {
         (json!({"model_type": "llama"}), "model_type = llama is not supported"),
         (json!({"model_type": ""}), "model_type =  is not supported"),
         (json!({"hidden_act": "gelu"}), "hidden_act = gelu"),
-        (json!({"quantization_config": {"bits": 4}}), "quantization_config"),
+        (
+            json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}),
+            "quantization_config.quant_method = \"gptq\" is not supported",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "fp8"}}),
+            "quantization_config.weight_block_size = (one scale for a whole matrix)",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "fp8", "fmt": "e5m2"}}),
+            "quantization_config.fmt = e5m2",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "fp8", "activation_scheme": "static"}}),
+            "quantization_config.activation_scheme = static",
+        ),
         (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor = 0.5"),
         (
             json!({"rope_parameters": {"partial_rotary_factor": 0.5}}),
