@@ -10,7 +10,7 @@ use guildhall_proto::v1::cluster_node::State;
 use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::config::{AdminOptions, DrainOptions, RebalanceOptions};
+use crate::config::{AdminOptions, DrainOptions, RebalanceOptions, StatusOptions};
 
 /// Time between two looks at a node that is being emptied.
 const LOOK: Duration = Duration::from_millis(300);
@@ -38,6 +38,11 @@ impl Admin {
         Ok(request)
     }
 
+    async fn experts(&mut self) -> anyhow::Result<v1::GetExpertsResponse> {
+        let request = self.request(v1::GetExpertsRequest {})?;
+        Ok(self.client.get_experts(request).await?.into_inner())
+    }
+
     async fn cluster(&mut self) -> anyhow::Result<v1::GetClusterResponse> {
         let request = self.request(v1::GetClusterRequest {})?;
         Ok(self.client.get_cluster(request).await?.into_inner())
@@ -45,9 +50,12 @@ impl Admin {
 }
 
 /// Prints the state of a cluster.
-pub(crate) async fn status(options: AdminOptions) -> anyhow::Result<()> {
-    let cluster = Admin::connect(options).await?.cluster().await?;
-    print(&describe(&cluster))
+pub(crate) async fn status(options: StatusOptions) -> anyhow::Result<()> {
+    let mut admin = Admin::connect(options.admin).await?;
+    if options.experts {
+        return print(&describe_experts(&admin.experts().await?));
+    }
+    print(&describe(&admin.cluster().await?))
 }
 
 /// Asks for a node to be emptied and waits until it is.
@@ -130,6 +138,24 @@ fn describe(cluster: &v1::GetClusterResponse) -> String {
     match &cluster.balance {
         Some(balance) => text += &describe_balance(balance),
         None => text += "\nthe leader does not answer\n",
+    }
+    text
+}
+
+/// A table of each layer: how often its experts were used, and the nodes that hold them.
+fn describe_experts(seen: &v1::GetExpertsResponse) -> String {
+    let mut text =
+        format!("placement {}; pairs of a token and an expert since the start\n", seen.epoch);
+    for layer in &seen.layers {
+        text += &format!("\nlayer {}\nexpert        pairs  of mean  nodes\n", layer.layer);
+        let mean = layer.pairs.iter().sum::<u64>() as f64 / layer.pairs.len().max(1) as f64;
+        for (expert, &pairs) in (0..).zip(&layer.pairs) {
+            let holds = |node: &&v1::ExpertLayerNode| node.experts.contains(&expert);
+            let nodes = layer.nodes.iter().filter(holds).map(|node| node.node_id.as_str());
+            let nodes = nodes.collect::<Vec<_>>().join(" ");
+            let of_mean = pairs as f64 / mean.max(1.0);
+            text += &format!("{expert:>6} {pairs:>12} {of_mean:>7.2}×  {nodes}\n");
+        }
     }
     text
 }

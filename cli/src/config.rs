@@ -58,7 +58,7 @@ pub(crate) enum Command {
     /// Say what quantising a model costs on a text: perplexity, and how far predictions move.
     Evaluate(EvaluateOptions),
     /// Show who is in a cluster, who holds what, and how evenly it is used.
-    Status(AdminOptions),
+    Status(StatusOptions),
     /// Have a node's experts loaded elsewhere, and leave it without any.
     Drain(DrainOptions),
     /// Solve a placement for the load of now, and roll it out.
@@ -75,6 +75,16 @@ pub(crate) struct AdminOptions {
     /// Its key.
     #[arg(long, env = "GUILDHALL_ADMIN_API_KEY", hide_env_values = true)]
     pub(crate) admin_api_key: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusOptions {
+    /// Show instead how often the router has used each expert, and which nodes hold it.
+    #[arg(long)]
+    pub(crate) experts: bool,
+
+    #[command(flatten)]
+    pub(crate) admin: AdminOptions,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,11 @@ use guildhall_testkit::client::{collect, connect, greedy, idle_status, status};
 use guildhall_testkit::cluster::{Cluster, demo};
 use guildhall_testkit::process::Process;
 
+/// Of the demonstration model.
+const LAYERS: u32 = 4;
+const EXPERTS: usize = 16;
+const TOP_K: u64 = 2;
+
 const ADMIN: [&str; 4] = ["--admin-port", "0", "--admin-api-key", "secret"];
 
 async fn admin(cluster: &Cluster) -> AdminClient<Channel> {
@@ -62,6 +67,31 @@ async fn status_counts_and_the_cache_can_be_forgotten() {
     assert_eq!(reset.unwrap().into_inner().blocks, 3);
     client.generate(request).await.unwrap();
     assert_eq!(status(address, "secret").await.prefix_hit_tokens, 32);
+}
+
+#[tokio::test]
+async fn the_use_of_each_expert_and_node_is_counted() {
+    let cluster = Cluster::start(&demo(), "bf16", 2, &ADMIN);
+    let mut client = connect(&cluster.address).await;
+    client.generate(greedy(&[7; 40], 10)).await.unwrap();
+    let mut admin = admin(&cluster).await;
+    let seen = admin.get_experts(with_key(v1::GetExpertsRequest {})).await.unwrap().into_inner();
+    assert!(seen.epoch > 0);
+    let numbers: Vec<u32> = seen.layers.iter().map(|layer| layer.layer).collect();
+    assert_eq!(numbers, (0..LAYERS).collect::<Vec<_>>());
+    for layer in &seen.layers {
+        assert_eq!(layer.pairs.len(), EXPERTS);
+        // The last token was not computed.
+        assert_eq!(layer.pairs.iter().sum::<u64>(), (40 + 9) * TOP_K, "{layer:?}");
+        let names: Vec<&str> = layer.nodes.iter().map(|node| node.node_id.as_str()).collect();
+        assert_eq!(names, ["node-0", "node-1"]);
+        // A call that was late may have been asked for twice.
+        assert!(layer.nodes.iter().map(|node| node.pairs).sum::<u64>() >= (40 + 9) * TOP_K);
+        for node in &layer.nodes {
+            let all: Vec<u32> = (0..EXPERTS as u32).collect();
+            assert_eq!(node.experts, all, "each is on two nodes");
+        }
+    }
 }
 
 #[tokio::test]

@@ -20,6 +20,8 @@ pub(crate) struct LoadCounter {
     instance: u64,
     /// [layer of the grid × expert]
     tokens: Vec<AtomicU64>,
+    /// Pairs that each node was asked for, by layer of the grid; held for no longer than a copy takes.
+    asked: Mutex<BTreeMap<NodeId, Vec<u64>>>,
     /// How long each node takes for a call, over the node in the middle; held for no longer than a copy takes.
     slowness: Mutex<BTreeMap<NodeId, f64>>,
 }
@@ -28,7 +30,8 @@ impl LoadCounter {
     pub(crate) fn new(grid: ExpertGrid) -> Self {
         let experts = grid.layers.len() * grid.n_experts as usize;
         let tokens = std::iter::repeat_with(AtomicU64::default).take(experts).collect();
-        Self { grid, instance: rand::random(), tokens, slowness: Mutex::default() }
+        let (asked, slowness) = (Mutex::default(), Mutex::default());
+        Self { grid, instance: rand::random(), tokens, asked, slowness }
     }
 
     /// Counts the experts of a step's tokens in one layer.
@@ -40,6 +43,28 @@ impl LoadCounter {
                 tokens.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Counts pairs of a layer that a node is asked for; those that others are asked for as well count for each.
+    pub(crate) fn count_asked(&self, layer: LayerIdx, node: &NodeId, pairs: usize) {
+        let Ok(index) = self.grid.layers.binary_search(&layer) else { return };
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !asked.contains_key(node) {
+            asked.insert(node.clone(), vec![0; self.grid.layers.len()]);
+        }
+        if let Some(of_layer) = asked.get_mut(node).and_then(|layers| layers.get_mut(index)) {
+            *of_layer += pairs as u64;
+        }
+    }
+
+    /// Pairs that each node was asked for. [layer of the grid]
+    pub(crate) fn asked(&self) -> BTreeMap<NodeId, Vec<u64>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The experts that are counted.
+    pub(crate) fn grid(&self) -> &ExpertGrid {
+        &self.grid
     }
 
     /// Takes over how fast the nodes answer.
@@ -126,6 +151,18 @@ mod tests {
         counter.count(LayerIdx(2), &[0]);
         counter.count(LayerIdx(3), &[9]);
         assert_eq!(counter.load().tokens, [0, 1, 1, 3]);
+    }
+
+    #[test]
+    fn what_nodes_are_asked_for_is_counted_by_layer() {
+        let (counter, [a, b]) =
+            (LoadCounter::new(grid()), ["a", "b"].map(|id| id.parse().unwrap()));
+        counter.count_asked(LayerIdx(3), &a, 5);
+        counter.count_asked(LayerIdx(1), &b, 2);
+        counter.count_asked(LayerIdx(3), &b, 1);
+        // Nothing that is not of the model.
+        counter.count_asked(LayerIdx(2), &b, 9);
+        assert_eq!(counter.asked(), BTreeMap::from([(a, vec![0, 5]), (b, vec![2, 1])]));
     }
 
     #[test]

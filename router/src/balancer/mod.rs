@@ -209,6 +209,11 @@ impl Balancer {
         &self.0.router
     }
 
+    /// What this router has counted.
+    pub(crate) fn counter(&self) -> &LoadCounter {
+        &self.0.counter
+    }
+
     /// How many experts of the model can be computed nowhere.
     pub(crate) fn missing(&self, seen: &Members) -> usize {
         Topology::build(&self.0.policy.grid, &seen.view, &seen.fit).table.missing().len()

@@ -214,7 +214,10 @@ impl Lane {
                 pairs,
             };
             match self.links.send(&node, call) {
-                Ok(()) => fan_out.sent(id, node, pair_indices, Instant::now()),
+                Ok(()) => {
+                    self.load.count_asked(fan_out.layer, &node, pair_indices.len());
+                    fan_out.sent(id, node, pair_indices, Instant::now());
+                }
                 Err(error) => {
                     self.note_failure(&node, &error);
                     fan_out.lost(&node);

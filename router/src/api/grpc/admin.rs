@@ -82,6 +82,13 @@ impl Admin for Service {
         Ok(Response::new(cluster::describe(self.cluster()?).await))
     }
 
+    async fn get_experts(
+        &self,
+        _: Request<v1::GetExpertsRequest>,
+    ) -> Result<Response<v1::GetExpertsResponse>, Status> {
+        Ok(Response::new(cluster::experts(self.cluster()?)))
+    }
+
     async fn drain_node(
         &self,
         request: Request<v1::DrainNodeRequest>,

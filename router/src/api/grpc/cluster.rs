@@ -1,13 +1,14 @@
 //! The cluster as an admin sees it, and what an admin can have done to it.
 
 use guildhall_cluster::{Peer as _, PeerClients, RouterRecord};
-use guildhall_ids::NodeId;
+use guildhall_ids::{ExpertId, NodeId};
 use guildhall_proto::v1;
 use guildhall_proto::v1::cluster_node::State;
 use tonic::Status;
 
 use crate::balancer::Balancer;
 use crate::membership::Members;
+use crate::nodes::Topology;
 
 /// Everything that this router knows, and what the leader says of the balance.
 pub(super) async fn describe(cluster: &Balancer) -> v1::GetClusterResponse {
@@ -63,6 +64,30 @@ fn node(seen: &Members, name: &NodeId) -> v1::ClusterNode {
         reason,
         version: record.version,
     }
+}
+
+/// How often each expert and each node was used, and where the experts are.
+pub(super) fn experts(cluster: &Balancer) -> v1::GetExpertsResponse {
+    let (seen, counter) = (cluster.members(), cluster.counter());
+    let (load, asked, grid) = (counter.load(), counter.asked(), counter.grid());
+    let placement = seen.view.placement.as_ref().map(|of| &of.placement);
+    let table = Topology::build(grid, &seen.view, &seen.fit).table;
+    let of_layers = load.tokens.chunks(grid.n_experts.max(1) as usize);
+    let layers = grid.layers.iter().zip(of_layers).enumerate().map(|(at, (&layer, pairs))| {
+        let held = |slot| {
+            let held =
+                |expert: &u32| table.replicas(ExpertId::new(layer.0, *expert)).contains(&slot);
+            (0..grid.n_experts).filter(held).collect()
+        };
+        let node = |(slot, node): (usize, &NodeId)| v1::ExpertLayerNode {
+            node_id: node.to_string(),
+            pairs: asked.get(node).map_or(0, |layers| layers[at]),
+            experts: held(slot),
+        };
+        let nodes = table.nodes.iter().enumerate().map(node).collect();
+        v1::ExpertLayer { layer: layer.0, pairs: pairs.to_vec(), nodes }
+    });
+    v1::GetExpertsResponse { epoch: placement.map_or(0, |of| of.epoch.0), layers: layers.collect() }
 }
 
 /// Has a node hold nothing, or lets it hold experts again.
