@@ -64,7 +64,7 @@ impl Supply {
         let (bytes, sha256) = verified.map_err(|error| error.to_string())?;
         let matrix = |matrix: MatrixBytes<'_>| StoredMatrix {
             value_type: matrix.value_type.to_string(),
-            bytes: [matrix.values, matrix.scales].concat().into(),
+            bytes: matrix.parts.concat().into(),
         };
         Ok(StoredExpert { matrices: [bytes.gate, bytes.up, bytes.down].map(matrix), sha256 })
     }

@@ -38,7 +38,7 @@ impl Checkpoint {
         let config_path = dir.join("config.json");
         let config = ModelConfig::from_file(&config_path)?;
         let generation = GenerationDefaults::read(dir)?;
-        let tensors = MappedTensors::open(dir, config.fp8)?;
+        let tensors = MappedTensors::open(dir, config.quantisation)?;
         let fingerprint = Fingerprint::compute(&config_path, &config, &tensors)?;
         Ok(Self { dir: dir.into(), config, generation, fingerprint, tensors })
     }

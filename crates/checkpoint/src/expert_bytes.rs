@@ -7,7 +7,7 @@ use crate::fingerprint::hex;
 use crate::{Error, ExpertHash, ExpertTensors, MatrixBytes, ModelConfig, ValueType};
 
 /// The three matrices of an expert as they are in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpertBytes<'a> {
     /// [width, hidden]
     pub gate: MatrixBytes<'a>,
@@ -18,12 +18,14 @@ pub struct ExpertBytes<'a> {
 }
 
 impl<'a> ExpertBytes<'a> {
-    /// Gate, up and down as they came: values, and the scales behind them.
+    /// Gate, up and down as they came: the parts of each behind one another.
     #[must_use]
     pub fn split(config: &ModelConfig, matrices: [(ValueType, &'a [u8]); 3]) -> Self {
         let [gate, up, down] = matrices;
         let shapes = config.ffn_shapes(config.moe.expert_width);
-        let split = |(value_type, bytes), shape| MatrixBytes::split(value_type, bytes, shape);
+        let split = |(value_type, bytes), shape| {
+            MatrixBytes::split(value_type, bytes, shape, config.quantisation)
+        };
         Self {
             gate: split(gate, shapes[0]),
             up: split(up, shapes[1]),
@@ -38,8 +40,7 @@ impl<'a> ExpertBytes<'a> {
         let mut hash = Sha256::new();
         for (_, matrix) in self.matrices() {
             hash.update(matrix.value_type.to_string());
-            hash.update(matrix.values);
-            hash.update(matrix.scales);
+            matrix.parts.iter().for_each(|part| hash.update(part));
         }
         hash.finalize().into()
     }
@@ -56,8 +57,8 @@ impl<'a> ExpertBytes<'a> {
     ) -> Result<ExpertTensors, Error> {
         let refuse = |what| Error::Received { expert: id, what };
         let shapes = config.ffn_shapes(config.moe.expert_width);
-        let tensor = |(name, matrix): (&str, MatrixBytes<'_>), shape: [usize; 2]| {
-            let tensor = matrix.to_tensor(shape, config.fp8);
+        let tensor = |(name, matrix): (&str, &MatrixBytes<'_>), shape: [usize; 2]| {
+            let tensor = matrix.to_tensor(shape, config.quantisation);
             tensor.map_err(|what| refuse(format!("{name} {what}")))
         };
         let found = self.hash();
@@ -73,7 +74,7 @@ impl<'a> ExpertBytes<'a> {
         })
     }
 
-    fn matrices(&self) -> [(&'static str, MatrixBytes<'_>); 3] {
-        [("gate", self.gate), ("up", self.up), ("down", self.down)]
+    fn matrices(&self) -> [(&'static str, &MatrixBytes<'a>); 3] {
+        [("gate", &self.gate), ("up", &self.up), ("down", &self.down)]
     }
 }

@@ -33,7 +33,8 @@ impl Fingerprint {
         }
         let shape = [config.moe.n_experts, config.hidden_size];
         for layer in config.moe_layers() {
-            hash.update(tensors.bytes(&names::gate(config.family, layer), &shape)?);
+            let gate = tensors.matrix(&names::gate(config.family, layer), shape)?;
+            gate.parts.iter().for_each(|part| hash.update(part));
         }
         Ok(Self(hash.finalize().into()))
     }

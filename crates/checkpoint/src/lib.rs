@@ -2,8 +2,8 @@
 
 pub use checkpoint::{Checkpoint, SharedExpertTensors};
 pub use config::{
-    Attention, FeedForward, Fp8Blocks, GenerationDefaults, LayerConfig, ModelConfig, Moe, QkNorm,
-    Rope, RopeScaling, SharedExpert,
+    Attention, FeedForward, GenerationDefaults, LayerConfig, ModelConfig, Moe, QkNorm, Rope,
+    RopeScaling, SharedExpert,
 };
 pub use error::Error;
 pub use expert::ExpertTensors;
@@ -12,14 +12,15 @@ pub use family::Family;
 pub use fingerprint::Fingerprint;
 pub use hashes::{ExpertHash, HashCache};
 pub use mapped::has_weights;
-pub use matrix_bytes::{MatrixBytes, ValueType};
+pub use matrix_bytes::{FloatType, MatrixBytes, ValueType};
+pub use quantised::{Fp8Blocks, Integers, Layout, Quantisation};
 pub use sizes::{NodeBytes, Parameters, StorageType};
 
 mod checkpoint;
 mod expert;
 mod expert_bytes;
 mod matrix_bytes;
-mod fp8;
+mod quantised;
 mod config;
 mod family;
 mod names;

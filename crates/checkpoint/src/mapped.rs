@@ -10,14 +10,15 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use crate::{Error, Fp8Blocks, MatrixBytes, ValueType};
+use crate::quantised::Part;
+use crate::{Error, FloatType, MatrixBytes, Quantisation, ValueType};
 
 /// Named tensors whose bytes are read from disk only when they are used.
 pub(crate) struct MappedTensors {
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, Entry>,
-    /// How FP8 matrices are scaled.
-    fp8: Option<Fp8Blocks>,
+    /// How matrices are stored that are not plain.
+    quantisation: Option<Quantisation>,
 }
 
 struct MappedFile {
@@ -27,7 +28,7 @@ struct MappedFile {
 
 struct Entry {
     file: usize,
-    dtype: DType,
+    dtype: Dtype,
     shape: Vec<usize>,
     bytes: Range<usize>,
 }
@@ -42,17 +43,17 @@ const INDEX: &str = "model.safetensors.index.json";
 
 impl MappedTensors {
     /// Maps `model.safetensors`, or the files that `model.safetensors.index.json` names.
-    pub(crate) fn open(dir: &Path, fp8: Option<Fp8Blocks>) -> Result<Self, Error> {
+    pub(crate) fn open(dir: &Path, quantisation: Option<Quantisation>) -> Result<Self, Error> {
         let index = dir.join(INDEX);
         if !index.exists() {
-            let mut mapped = Self { files: Vec::new(), tensors: BTreeMap::new(), fp8 };
+            let mut mapped = Self { files: Vec::new(), tensors: BTreeMap::new(), quantisation };
             mapped.add_file(&dir.join(SINGLE))?;
             return Ok(mapped);
         }
         let text = std::fs::read(&index).map_err(|e| Error::io(&index, e))?;
         let parsed: ShardIndex = serde_json::from_slice(&text)
             .map_err(|e| Error::malformed(&index, format!("not a shard index: {e}")))?;
-        let mut mapped = Self { files: Vec::new(), tensors: BTreeMap::new(), fp8 };
+        let mut mapped = Self { files: Vec::new(), tensors: BTreeMap::new(), quantisation };
         for shard in parsed.weight_map.values().collect::<BTreeSet<_>>() {
             let plain = Path::new(shard).file_name().is_some_and(|name| name == shard.as_str());
             if !plain {
@@ -79,7 +80,7 @@ impl MappedTensors {
         for (name, info) in metadata.tensors() {
             let entry = Entry {
                 file: self.files.len(),
-                dtype: dtype(&name, info.dtype)?,
+                dtype: known(&name, info.dtype)?,
                 shape: info.shape.clone(),
                 bytes: data_start + info.data_offsets.0..data_start + info.data_offsets.1,
             };
@@ -111,52 +112,71 @@ impl MappedTensors {
             .ok_or_else(|| Error::tensor(name, format!("lies outside of {}", file.path.display())))
     }
 
-    /// A copy of a tensor in its own type, or in f32 if it has scales; every value is a finite number.
+    /// A copy of a tensor in its own type, or in f32 if it is quantised; every value is a finite number.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
-        let entry = self.entry(name, shape)?;
-        let tensor = match (entry.dtype, shape) {
-            (DType::F8E4M3, &[rows, columns]) => {
-                self.matrix(name, [rows, columns])?.to_tensor([rows, columns], self.fp8)
+        let tensor = match *shape {
+            [rows, columns] => {
+                let shape = [rows, columns];
+                self.matrix(name, shape)?.to_tensor(shape, self.quantisation)
             }
-            (dtype, _) => tensor_of(dtype, shape, self.bytes(name, shape)?),
+            _ => {
+                let dtype = self.float_type(name, shape)?.dtype();
+                tensor_of(dtype, shape, self.bytes(name, shape)?)
+            }
         };
         tensor.map_err(|what| Error::tensor(name, what))
     }
 
     /// A matrix as it is in the file.
     pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<MatrixBytes<'_>, Error> {
-        let values = self.bytes(name, &shape)?;
-        let plain = |value_type| Ok(MatrixBytes { value_type, values, scales: &[] });
-        match self.entry(name, &shape)?.dtype {
-            DType::F32 => plain(ValueType::F32),
-            DType::F16 => plain(ValueType::F16),
-            DType::BF16 => plain(ValueType::Bf16),
-            _ => self.fp8_matrix(name, shape, values),
+        let parts = self.quantisation.map(|format| format.parts(shape)).unwrap_or_default();
+        let is_stored = |part: &Part| {
+            self.tensors.get(&name_of(part, name)).is_some_and(|of| Some(of.dtype) == part.dtype)
+        };
+        if parts.first().is_some_and(is_stored) {
+            return self.quantised_matrix(name, &parts);
+        }
+        let value_type = ValueType::Plain(self.float_type(name, &shape)?);
+        Ok(MatrixBytes { value_type, parts: vec![self.bytes(name, &shape)?] })
+    }
+
+    /// The parts of a matrix, which are tensors of their own.
+    fn quantised_matrix(&self, name: &str, parts: &[Part]) -> Result<MatrixBytes<'_>, Error> {
+        let mut value_type = ValueType::Quantised(FloatType::F32);
+        let mut bytes = Vec::new();
+        for part in parts {
+            let name = name_of(part, name);
+            let found = self.entry(&name, &part.shape)?.dtype;
+            match part.dtype {
+                None => value_type = ValueType::Quantised(self.float_type(&name, &part.shape)?),
+                Some(expected) if found != expected => {
+                    let what = format!("has type {found:?}, not {expected:?}");
+                    return Err(Error::tensor(&name, what));
+                }
+                Some(_) => {}
+            }
+            bytes.push(self.bytes(&name, &part.shape)?);
+        }
+        Ok(MatrixBytes { value_type, parts: bytes })
+    }
+
+    /// The type of a tensor that is not quantised.
+    fn float_type(&self, name: &str, shape: &[usize]) -> Result<FloatType, Error> {
+        match self.entry(name, shape)?.dtype {
+            Dtype::F32 => Ok(FloatType::F32),
+            Dtype::F16 => Ok(FloatType::F16),
+            Dtype::BF16 => Ok(FloatType::Bf16),
+            other => {
+                let what = format!(
+                    "has type {other:?}, of which the quantization_config of config.json says nothing"
+                );
+                Err(Error::tensor(name, what))
+            }
         }
     }
 
-    /// The matrix with its scales, which are a tensor of their own.
-    fn fp8_matrix<'a>(
-        &'a self,
-        name: &str,
-        shape: [usize; 2],
-        values: &'a [u8],
-    ) -> Result<MatrixBytes<'a>, Error> {
-        let needs = "is FP8, but config.json has no quantization_config";
-        let blocks = self.fp8.ok_or_else(|| Error::tensor(name, needs))?;
-        let (name, shape) = (format!("{name}_scale_inv"), blocks.scales_of(shape));
-        let value_type = match self.entry(&name, &shape)?.dtype {
-            DType::F32 => ValueType::Fp8WithF32,
-            DType::BF16 => ValueType::Fp8WithBf16,
-            other => {
-                return Err(Error::tensor(&name, format!("has type {other:?}, not F32 or BF16")));
-            }
-        };
-        Ok(MatrixBytes { value_type, values, scales: self.bytes(&name, &shape)? })
-    }
-
     /// Every tensor's name, type and shape, ordered by name.
-    pub(crate) fn table(&self) -> impl Iterator<Item = (&str, DType, &[usize])> {
+    pub(crate) fn table(&self) -> impl Iterator<Item = (&str, Dtype, &[usize])> {
         self.tensors.iter().map(|(name, e)| (name.as_str(), e.dtype, e.shape.as_slice()))
     }
 }
@@ -169,24 +189,25 @@ pub fn has_weights(dir: &Path) -> bool {
 
 /// A tensor with a copy of these bytes; every value is a finite number.
 pub(crate) fn tensor_of(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<Tensor, String> {
-    if dtype == DType::F8E4M3 {
-        return Err("is FP8, but no matrix".into());
-    }
     if let Some(at) = first_non_finite(dtype, bytes) {
         return Err(format!("value {at} is not a finite number"));
     }
     Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu).map_err(|e| e.to_string())
 }
 
-fn dtype(name: &str, dtype: Dtype) -> Result<DType, Error> {
+/// The name of a part of a matrix.
+fn name_of(part: &Part, matrix: &str) -> String {
+    let module = matrix.strip_suffix("weight").unwrap_or(matrix);
+    format!("{module}{}", part.name)
+}
+
+/// Refuses types that no format has.
+fn known(name: &str, dtype: Dtype) -> Result<Dtype, Error> {
     match dtype {
-        Dtype::F32 => Ok(DType::F32),
-        Dtype::F16 => Ok(DType::F16),
-        Dtype::BF16 => Ok(DType::BF16),
-        Dtype::F8_E4M3 => Ok(DType::F8E4M3),
-        other => {
-            Err(Error::tensor(name, format!("has type {other:?}, not F32, F16, BF16 or F8_E4M3")))
-        }
+        Dtype::F32 | Dtype::F16 | Dtype::BF16 => Ok(dtype),
+        // Of quantised matrices and their zeros, orders and shapes.
+        Dtype::F8_E4M3 | Dtype::I8 | Dtype::I32 | Dtype::I64 => Ok(dtype),
+        other => Err(Error::tensor(name, format!("has type {other:?}, which no format has"))),
     }
 }
 

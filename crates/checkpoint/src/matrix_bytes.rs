@@ -5,61 +5,72 @@ use std::str::FromStr;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::Quantisation;
 use crate::mapped::tensor_of;
-use crate::{Fp8Blocks, fp8};
 
-/// What the values of a matrix are in its file.
+/// A floating-point type of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ValueType {
+pub enum FloatType {
     /// IEEE single precision.
     F32,
     /// IEEE half precision.
     F16,
     /// The upper half of an f32.
     Bf16,
-    /// E4M3, with a scale in f32 for each block.
-    Fp8WithF32,
-    /// E4M3, with a scale in bf16 for each block.
-    Fp8WithBf16,
 }
 
-impl ValueType {
-    /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::F32, Self::F16, Self::Bf16, Self::Fp8WithF32, Self::Fp8WithBf16];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::Fp8WithF32 => "f8_e4m3 with f32",
-            Self::Fp8WithBf16 => "f8_e4m3 with bf16",
-        }
-    }
-
-    fn dtype(self) -> DType {
+impl FloatType {
+    pub(crate) fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
             Self::F16 => DType::F16,
             Self::Bf16 => DType::BF16,
-            Self::Fp8WithF32 | Self::Fp8WithBf16 => DType::F8E4M3,
         }
     }
+}
 
-    /// Bytes of a scale, where there are scales.
-    fn scale_bytes(self) -> Option<usize> {
-        match self {
-            Self::F32 | Self::F16 | Self::Bf16 => None,
-            Self::Fp8WithF32 => Some(4),
-            Self::Fp8WithBf16 => Some(2),
+/// What the values of a matrix are in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueType {
+    /// Numbers.
+    Plain(FloatType),
+    /// What the configuration says of quantised matrices, with scales of this type.
+    Quantised(FloatType),
+}
+
+impl ValueType {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Plain(FloatType::F32),
+        Self::Plain(FloatType::F16),
+        Self::Plain(FloatType::Bf16),
+        Self::Quantised(FloatType::F32),
+        Self::Quantised(FloatType::F16),
+        Self::Quantised(FloatType::Bf16),
+    ];
+
+    /// Bytes of each part of a matrix of this shape.
+    fn lengths(self, shape: [usize; 2], format: Option<Quantisation>) -> Vec<usize> {
+        match (self, format) {
+            (Self::Quantised(scales), Some(format)) => {
+                let size = |dtype: safetensors::Dtype| dtype.bitsize() / 8;
+                let of_scale = scales.dtype().size_in_bytes();
+                let parts = format.parts(shape);
+                parts.iter().map(|part| part.values() * part.dtype.map_or(of_scale, size)).collect()
+            }
+            (Self::Plain(values) | Self::Quantised(values), _) => {
+                vec![shape[0] * shape[1] * values.dtype().size_in_bytes()]
+            }
         }
     }
 }
 
 impl fmt::Display for ValueType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        match self {
+            Self::Plain(values) => f.write_str(values.dtype().as_str()),
+            Self::Quantised(scales) => write!(f, "quantised with {}", scales.dtype().as_str()),
+        }
     }
 }
 
@@ -67,67 +78,65 @@ impl FromStr for ValueType {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|known| known.name() == name);
+        let found = Self::ALL.into_iter().find(|known| known.to_string() == name);
         found.ok_or_else(|| format!("values of an unknown type {name:?}"))
     }
 }
 
 /// One matrix as it is in a file: row-major, little-endian; its shape follows from the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MatrixBytes<'a> {
     /// What its values are.
     pub value_type: ValueType,
-    /// All of its values.
-    pub values: &'a [u8],
-    /// The scales of its blocks, if it has some.
-    pub scales: &'a [u8],
+    /// The values; if it is quantised, then the scales, and what else its format has.
+    pub parts: Vec<&'a [u8]>,
 }
 
 impl<'a> MatrixBytes<'a> {
-    /// Takes values of this shape, and the scales behind them, apart. Wrong lengths are found by [`Self::to_tensor`].
-    pub(crate) fn split(value_type: ValueType, bytes: &'a [u8], shape: [usize; 2]) -> Self {
-        let length = shape[0] * shape[1] * value_type.dtype().size_in_bytes();
-        let (values, scales) = bytes.split_at(length.min(bytes.len()));
-        Self { value_type, values, scales }
+    /// Takes the parts of a matrix, one behind the other, apart. Wrong lengths are found by [`Self::to_tensor`].
+    pub(crate) fn split(
+        value_type: ValueType,
+        mut bytes: &'a [u8],
+        shape: [usize; 2],
+        format: Option<Quantisation>,
+    ) -> Self {
+        let mut parts = Vec::new();
+        for length in value_type.lengths(shape, format) {
+            let (part, rest) = bytes.split_at(length.min(bytes.len()));
+            parts.push(part);
+            bytes = rest;
+        }
+        if !bytes.is_empty() {
+            parts.push(bytes);
+        }
+        Self { value_type, parts }
     }
 
-    /// A copy whose values are finite numbers; those with scales become f32.
+    /// A copy whose values are finite numbers; quantised ones become f32.
     ///
     /// # Errors
-    /// In words, what is wrong with the values, the scales or their number.
+    /// In words, what is wrong with the values or their number.
     pub(crate) fn to_tensor(
-        self,
+        &self,
         shape: [usize; 2],
-        blocks: Option<Fp8Blocks>,
+        format: Option<Quantisation>,
     ) -> Result<Tensor, String> {
-        let (found, bytes) =
-            (self.values.len(), shape[0] * shape[1] * self.value_type.dtype().size_in_bytes());
-        if found != bytes {
-            return Err(format!("has {found} bytes, not {bytes}"));
-        }
-        let Some(scale_bytes) = self.value_type.scale_bytes() else {
-            if !self.scales.is_empty() {
-                return Err(format!("has {} bytes too many", self.scales.len()));
-            }
-            return tensor_of(self.value_type.dtype(), &shape, self.values);
-        };
-        let blocks = blocks.ok_or("is FP8, but config.json has no quantization_config")?;
-        let (found, bytes) =
-            (self.scales.len(), blocks.scales_of(shape).iter().product::<usize>() * scale_bytes);
-        if found != bytes {
-            return Err(format!("has {found} bytes of scales, not {bytes}"));
+        let found: Vec<usize> = self.parts.iter().map(|part| part.len()).collect();
+        let expected = self.value_type.lengths(shape, format);
+        if found != expected {
+            return Err(format!("has {found:?} bytes, not {expected:?}"));
         }
         let scales = match self.value_type {
-            ValueType::Fp8WithBf16 => fp8::bf16_scales(self.scales),
-            _ => fp8::f32_scales(self.scales),
+            ValueType::Plain(values) => return tensor_of(values.dtype(), &shape, self.parts[0]),
+            ValueType::Quantised(scales) => scales.dtype(),
         };
-        if let Some(at) = fp8::first_nan(self.values) {
-            return Err(format!("value {at} is not a finite number"));
-        }
-        if let Some(at) = scales.iter().position(|scale| !scale.is_finite()) {
-            return Err(format!("scale {at} is not a finite number"));
-        }
-        let values = blocks.dequantise(self.values, &scales, shape[1]);
+        let format = format.ok_or("is quantised, but config.json has no quantization_config")?;
+        let bytes = self.parts[1];
+        let count = bytes.len() / scales.size_in_bytes();
+        let scales = Tensor::from_raw_buffer(bytes, scales, &[count], &Device::Cpu)
+            .and_then(|scales| scales.to_dtype(DType::F32)?.to_vec1::<f32>())
+            .map_err(|e| e.to_string())?;
+        let values = format.dequantise(shape, &self.parts, &scales)?;
         Tensor::from_vec(values, &shape, &Device::Cpu).map_err(|e| e.to_string())
     }
 }

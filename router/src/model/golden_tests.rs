@@ -10,7 +10,7 @@ use super::{ForwardBatch, Model};
 use crate::loading::{BLOCK_TOKENS, shape_of_blocks};
 use crate::local_experts::LocalExperts;
 
-const CASES: [&str; 10] = [
+const CASES: [&str; 14] = [
     "mixtral",
     "mixtral_f16",
     "mixtral_window",
@@ -19,6 +19,10 @@ const CASES: [&str; 10] = [
     "qwen3_moe",
     "qwen3_moe_llama3",
     "qwen3_moe_fp8",
+    "qwen3_moe_gptq",
+    "qwen3_moe_awq",
+    "qwen3_moe_packed",
+    "qwen3_moe_int8",
     "qwen3_moe_tied",
     "qwen3_moe_yarn",
 ];

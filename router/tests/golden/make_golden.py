@@ -46,6 +46,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import stored
+
 HERE = Path(__file__).resolve().parent
 CONTINUATION_TOKENS = 24
 PROMPT_LENGTHS = (1, 7, 40)
@@ -72,11 +74,19 @@ class Case:
     # Older published configs name the kind of rotary scaling "type".
     rope_type_key: str = "rope_type"
     max_shard_size: str = "1GB"
-    # Rows and columns of the blocks of matrices that are stored as FP8.
-    fp8_block: tuple[int, int] | None = None
+    # How the projections are stored, if not as the rest.
+    stored: object | None = None
     # Keys that published configs carry and that must have no effect.
     inert: dict = field(default_factory=dict)
 
+
+# For formats of weights, which are no matter of size.
+SMALL = dict(
+    hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=1, head_dim=16, num_experts=4, num_experts_per_tok=2, vocab_size=64,
+    moe_intermediate_size=16, decoder_sparse_step=1, mlp_only_layers=[], norm_topk_prob=True,
+    attention_bias=False, max_position_embeddings=256, rms_norm_eps=1e-6,
+)
 
 CASES = {
     "mixtral": Case(
@@ -178,8 +188,32 @@ CASES = {
             max_position_embeddings=256, rms_norm_eps=1e-6,
         ),
         rope_theta=1e6,
-        fp8_block=(16, 16),
+        stored=stored.Fp8(block=(16, 16)),
         max_shard_size="60KB",
+    ),
+    "qwen3_moe_gptq": Case(
+        family="qwen3_moe",
+        config=SMALL,
+        rope_theta=1e6,
+        stored=stored.Gptq(group=8),
+    ),
+    "qwen3_moe_awq": Case(
+        family="qwen3_moe",
+        config=SMALL,
+        rope_theta=1e6,
+        stored=stored.Awq(group=8),
+    ),
+    "qwen3_moe_packed": Case(
+        family="qwen3_moe",
+        config=SMALL,
+        rope_theta=1e6,
+        stored=stored.CompressedTensors(bits=4, group=8),
+    ),
+    "qwen3_moe_int8": Case(
+        family="qwen3_moe",
+        config=SMALL,
+        rope_theta=1e6,
+        stored=stored.CompressedTensors(bits=8, group=None),
     ),
     "qwen3_moe_llama3": Case(
         family="qwen3_moe",
@@ -349,23 +383,6 @@ def write_checkpoint(case: Case, seed: int, folder: Path) -> None:
     check_tensor_names(case.family, folder)
 
 
-def fp8(weight: torch.Tensor, block: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns a matrix as E4M3, and the scale of each block by which it is to be multiplied."""
-    rows, columns = (-(-size // of) for size, of in zip(weight.shape, block))
-    padded = torch.zeros(rows * block[0], columns * block[1])
-    padded[: weight.shape[0], : weight.shape[1]] = weight
-    blocks = padded.view(rows, block[0], columns, block[1])
-    scales = blocks.abs().amax(dim=(1, 3)).clamp(min=1e-12) / torch.finfo(torch.float8_e4m3fn).max
-    values = (blocks / scales[:, None, :, None]).view(padded.shape)
-    return values[: weight.shape[0], : weight.shape[1]].to(torch.float8_e4m3fn), scales
-
-
-def from_fp8(values: torch.Tensor, scales: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:
-    """Returns the float32 matrix that `fp8` stands for."""
-    of_rows = scales.repeat_interleave(block[0], 0)[: values.shape[0]]
-    return values.float() * of_rows.repeat_interleave(block[1], 1)[:, : values.shape[1]]
-
-
 def rewrite_projections(folder: Path, rewrite) -> None:
     """Replaces each projection of a checkpoint by the tensors that `rewrite(name, weight)` returns."""
     index = folder / "model.safetensors.index.json"
@@ -382,26 +399,31 @@ def rewrite_projections(folder: Path, rewrite) -> None:
         write_json(index, {**content, "weight_map": dict(sorted(weight_map.items()))})
 
 
-def round_to_fp8(case: Case, folder: Path) -> None:
-    """Gives every projection values that FP8 can hold, in float32, as the reference runs them."""
-    block = case.fp8_block
-    rewrite_projections(folder, lambda name, weight: {name: from_fp8(*fp8(weight, block), block)})
+def quantise(case: Case, folder: Path) -> dict:
+    """Gives the projections values that the format of the case can hold, in float32, as the reference runs them.
+
+    Returns what is to be stored of each.
+    """
+    quantised = {}
+
+    def rounded(name: str, weight: torch.Tensor) -> dict:
+        quantised[name] = case.stored.store(weight)
+        return {name: case.stored.restore(quantised[name]).contiguous()}
+
+    rewrite_projections(folder, rounded)
+    return quantised
 
 
-def store_as_fp8(case: Case, folder: Path) -> None:
-    """Stores the projections as FP8; they stand for the same values as before."""
+def store(case: Case, folder: Path, quantised: dict) -> None:
+    """Stores the projections in the format of the case."""
 
-    def stored(name: str, weight: torch.Tensor) -> dict:
-        values, scales = fp8(weight, case.fp8_block)
-        assert torch.equal(from_fp8(values, scales, case.fp8_block), weight), name
-        return {name: values, f"{name}_scale_inv": scales}
+    def parts(name: str, _: torch.Tensor) -> dict:
+        module = name.removesuffix("weight")
+        return {f"{module}{part}": tensor for part, tensor in quantised[name].items()}
 
-    rewrite_projections(folder, stored)
+    rewrite_projections(folder, parts)
     config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {
-        "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8",
-        "weight_block_size": list(case.fp8_block),
-    }
+    config["quantization_config"] = case.stored.config
     write_json(folder / "config.json", config)
 
 
@@ -535,13 +557,12 @@ def make_case(name: str, case: Case, folder: Path, first_seed: int) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             draft = Path(scratch)
             write_checkpoint(case, seed, draft)
-            if case.fp8_block:
-                round_to_fp8(case, draft)
+            quantised = quantise(case, draft) if case.stored else {}
             golden = golden_record(name, case, seed, draft)
             if golden is None:
                 continue
-            if case.fp8_block:
-                store_as_fp8(case, draft)
+            if case.stored:
+                store(case, draft, quantised)
             dump_golden(draft / "golden.json", golden)
             folder.mkdir(parents=True, exist_ok=True)
             for old in {*folder.glob("*.safetensors"), *folder.glob("*.json")}:

@@ -1,9 +1,8 @@
 //! The configuration keys of each family; what its reference implementation does with them.
 
 use super::fields::Fields;
-use super::model::{
-    Attention, FeedForward, Fp8Blocks, LayerConfig, ModelConfig, Moe, QkNorm, SharedExpert,
-};
+use super::model::{Attention, FeedForward, LayerConfig, ModelConfig, Moe, QkNorm, SharedExpert};
+use super::quantisation;
 use super::rope::Rope;
 use crate::{Error, Family};
 
@@ -61,7 +60,7 @@ pub(super) fn read(fields: &mut Fields) -> Result<ModelConfig, Error> {
         attention,
         moe,
         layers,
-        fp8: fp8(fields)?,
+        quantisation: quantisation::read(fields)?,
         unknown_keys: fields.unknown(HARMLESS),
     })
 }
@@ -74,26 +73,6 @@ fn refuse_what_no_family_has(fields: &mut Fields) -> Result<(), Error> {
         return Err(fields.unsupported("partial_rotary_factor", &factor.to_string()));
     }
     Ok(())
-}
-
-/// How quantised weights are stored, if some are.
-fn fp8(fields: &mut Fields) -> Result<Option<Fp8Blocks>, Error> {
-    let Some(mut of) = fields.object("quantization_config")? else { return Ok(None) };
-    let method = of.text("quant_method")?.unwrap_or_default();
-    if method != "fp8" {
-        return Err(of.unsupported("quant_method", &format!("{method:?}")));
-    }
-    if let Some(format) = of.text("fmt")?.filter(|format| format != "e4m3") {
-        return Err(of.unsupported("fmt", &format));
-    }
-    if let Some(scheme) = of.text("activation_scheme")?.filter(|scheme| scheme != "dynamic") {
-        return Err(of.unsupported("activation_scheme", &scheme));
-    }
-    match of.indices("weight_block_size")?.as_deref() {
-        Some(&[rows, columns]) if rows > 0 && columns > 0 => Ok(Some(Fp8Blocks { rows, columns })),
-        Some(_) => Err(of.malformed("weight_block_size", "is not two numbers above 0")),
-        None => Err(of.unsupported("weight_block_size", "(one scale for a whole matrix)")),
-    }
 }
 
 fn max_positions(fields: &mut Fields, family: Family) -> Result<usize, Error> {

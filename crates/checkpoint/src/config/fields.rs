@@ -35,6 +35,10 @@ impl Fields {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
+    pub(super) fn keys(&self) -> Vec<String> {
+        self.object.keys().cloned().collect()
+    }
+
     pub(super) fn malformed(&self, key: &str, what: &str) -> Error {
         Error::malformed(&self.path, format!("{}{key} {what}", self.within))
     }

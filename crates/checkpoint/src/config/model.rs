@@ -7,7 +7,7 @@ use guildhall_ids::{ExpertId, LayerIdx};
 use super::families;
 use super::fields::Fields;
 use super::rope::Rope;
-use crate::{Error, Family};
+use crate::{Error, Family, Quantisation};
 
 /// A decoder-only transformer some of whose layers have experts.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,8 +30,8 @@ pub struct ModelConfig {
     pub moe: Moe,
     /// Each layer, from the embedding upwards.
     pub layers: Vec<LayerConfig>,
-    /// How matrices that are stored as FP8 are scaled; `None`: there are none.
-    pub fp8: Option<Fp8Blocks>,
+    /// How matrices are stored that are not plain; `None`: there are none.
+    pub quantisation: Option<Quantisation>,
     /// Keys of config.json that this version does not know and that may matter.
     pub unknown_keys: Vec<String>,
 }
@@ -97,16 +97,6 @@ pub struct Moe {
     pub renormalise: bool,
     /// A network for every token beside the experts.
     pub shared_expert: Option<SharedExpert>,
-}
-
-/// Matrices that are stored as FP8 (E4M3) have one scale for each block of so many rows and columns; blocks at the lower
-/// and right edges may be smaller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fp8Blocks {
-    /// Rows of a block.
-    pub rows: usize,
-    /// Columns of a block.
-    pub columns: usize,
 }
 
 /// The shared expert of Qwen2-MoE, behind a sigmoid gate of its own.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use guildhall_checkpoint::{
-    Checkpoint, Error, ExpertBytes, ExpertHash, ExpertTensors, ValueType, has_weights,
+    Checkpoint, Error, ExpertBytes, ExpertHash, ExpertTensors, FloatType, ValueType, has_weights,
 };
 use guildhall_ids::ExpertId;
 
@@ -32,16 +32,25 @@ fn essence(expert: &ExpertTensors) -> String {
 
 #[test]
 fn what_is_received_is_what_was_read_bit_for_bit() {
-    // In f32, f16, bf16 and FP8.
-    for case in ["mixtral", "mixtral_f16", "qwen3_moe_tied", "qwen3_moe_fp8"] {
+    // In f32, f16, bf16 and quantised ones.
+    for case in [
+        "mixtral",
+        "mixtral_f16",
+        "qwen3_moe_tied",
+        "qwen3_moe_fp8",
+        "qwen3_moe_gptq",
+        "qwen3_moe_awq",
+        "qwen3_moe_packed",
+        "qwen3_moe_int8",
+    ] {
         let checkpoint = golden(case);
         for id in checkpoint.config().experts() {
             let bytes = checkpoint.expert_bytes(id).unwrap();
-            // They arrive anywhere in memory, with scales behind the values.
-            let matrices = [bytes.gate, bytes.up, bytes.down];
-            let arrived = matrices.map(|of| [&[0], of.values, of.scales].concat());
-            let [gate, up, down] = [0, 1, 2].map(|n| (matrices[n].value_type, &arrived[n][1..]));
-            let received = ExpertBytes::split(checkpoint.config(), [gate, up, down]);
+            // They arrive anywhere in memory, one part behind the other.
+            let matrices = [&bytes.gate, &bytes.up, &bytes.down];
+            let arrived = matrices.map(|of| [&[0], of.parts.concat().as_slice()].concat());
+            let arrived = [0, 1, 2].map(|n| (matrices[n].value_type, &arrived[n][1..]));
+            let received = ExpertBytes::split(checkpoint.config(), arrived);
             let made = received.to_tensors(id, checkpoint.config(), &bytes.hash()).unwrap();
             assert_eq!(essence(&made), essence(&checkpoint.expert(id).unwrap()), "{case} {id}");
         }
@@ -68,14 +77,14 @@ fn wrong_bytes_are_refused() {
     let flipped: Vec<u8> = {
         let model = Model::new();
         let checkpoint = model.open().unwrap();
-        let mut bytes = checkpoint.expert_bytes(EXPERT).unwrap().up.values.to_vec();
+        let mut bytes = checkpoint.expert_bytes(EXPERT).unwrap().up.parts[0].to_vec();
         bytes[7] ^= 0x10;
         bytes
     };
     let flipped: &'static [u8] = flipped.leak();
-    check(|bytes, _| bytes.up.values = flipped, "the SHA-256 is ");
+    check(|bytes, _| bytes.up.parts[0] = flipped, "the SHA-256 is ");
     check(|_, expected| expected[31] ^= 1, "the SHA-256 is ");
-    check(|bytes, _| bytes.down.value_type = ValueType::F16, "the SHA-256 is ");
+    check(|bytes, _| bytes.down.value_type = ValueType::Plain(FloatType::F16), "the SHA-256 is ");
 }
 
 /// The same where the hash was expected: whoever made it had other files.
@@ -90,19 +99,21 @@ fn check_expected(change: impl FnOnce(&mut ExpertBytes<'_>), words: &str) {
 #[test]
 fn what_does_not_fit_the_configuration_is_refused_even_if_it_was_expected() {
     check_expected(
-        |bytes| bytes.down.values = &bytes.down.values[1..],
-        "down has 15 bytes, not 16",
+        |bytes| bytes.down.parts[0] = &bytes.down.parts[0][1..],
+        "down has [15] bytes, not [16]",
     );
-    check_expected(|bytes| bytes.gate.values = &[], "gate has 0 bytes, not 16");
-    check_expected(|bytes| bytes.up.value_type = ValueType::F32, "up has 16 bytes, not 32");
-    check_expected(|bytes| bytes.up.scales = &[0; 3], "up has 3 bytes too many");
-    let fp8 = |bytes: &mut ExpertBytes<'_>| {
-        bytes.gate.value_type = ValueType::Fp8WithF32;
-        bytes.gate.values = &bytes.gate.values[..8];
+    check_expected(|bytes| bytes.gate.parts[0] = &[], "gate has [0] bytes, not [16]");
+    check_expected(
+        |bytes| bytes.up.value_type = ValueType::Plain(FloatType::F32),
+        "up has [16] bytes, not [32]",
+    );
+    check_expected(|bytes| bytes.up.parts.push(&[0; 3]), "up has [16, 3] bytes, not [16]");
+    let quantised = |bytes: &mut ExpertBytes<'_>| {
+        bytes.gate.value_type = ValueType::Quantised(FloatType::Bf16);
     };
-    check_expected(fp8, "gate is FP8, but config.json has no quantization_config");
+    check_expected(quantised, "gate is quantised, but config.json has no quantization_config");
     let infinite: &'static [u8] = [0x80, 0x7f].repeat(8).leak();
-    check_expected(|bytes| bytes.up.values = infinite, "up value 0 is not a finite number");
+    check_expected(|bytes| bytes.up.parts[0] = infinite, "up value 0 is not a finite number");
 }
 
 #[test]

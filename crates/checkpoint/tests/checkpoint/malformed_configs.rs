@@ -156,14 +156,59 @@ fn a_model_larger_than_any_is_refused() {
 }
 
 #[test]
+fn formats_of_compressed_tensors_that_guildhall_does_not_read_are_refused_by_name() {
+    let group = |weights: Value, activations: Value| {
+        let group = json!({"weights": weights, "input_activations": activations});
+        json!({"config_groups": {"group_0": group}})
+    };
+    let check = |format: &str, mut of: Value, expected: &str| {
+        of["quant_method"] = json!("compressed-tensors");
+        of["format"] = json!(format);
+        check_unsupported(&json!({"quantization_config": of}), expected);
+    };
+    let int4 = json!({"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32});
+    let of_int4 = |activations| group(int4.clone(), activations);
+    check("nvfp4-pack-quantized", of_int4(json!(null)), "format = \"nvfp4-pack-quantized\"");
+    check("int-quantized", of_int4(json!(null)), "weights.num_bits = 4");
+    check(
+        "pack-quantized",
+        of_int4(json!({"dynamic": false})),
+        "input_activations.dynamic = false",
+    );
+    check("pack-quantized", group(json!({"type": "float"}), json!(null)), "weights.type = float");
+    let of_all = json!({"strategy": "tensor", "num_bits": 8});
+    check("int-quantized", group(of_all, json!(null)), "weights.strategy = tensor");
+    let mut several = of_int4(json!(null));
+    several["config_groups"]["group_1"] = several["config_groups"]["group_0"].clone();
+    several["config_groups"]["group_1"]["weights"]["num_bits"] = json!(8);
+    check("pack-quantized", several, "config_groups = (matrices of several formats)");
+}
+
+#[test]
 fn what_guildhall_does_not_do_is_refused_by_name() {
     let unsupported = [
         (json!({"model_type": "llama"}), "model_type = llama is not supported"),
         (json!({"model_type": ""}), "model_type =  is not supported"),
         (json!({"hidden_act": "gelu"}), "hidden_act = gelu"),
         (
-            json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}),
-            "quantization_config.quant_method = \"gptq\" is not supported",
+            json!({"quantization_config": {"quant_method": "bitsandbytes"}}),
+            "quantization_config.quant_method = \"bitsandbytes\" is not supported",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "gptq", "bits": 3, "group_size": 128}}),
+            "quantization_config.bits = 3",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "gptq", "checkpoint_format": "marlin"}}),
+            "quantization_config.checkpoint_format = marlin",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "awq", "bits": 4, "version": "gemv"}}),
+            "quantization_config.version = gemv",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "awq", "zero_point": false}}),
+            "quantization_config.zero_point = false",
         ),
         (
             json!({"quantization_config": {"quant_method": "fp8"}}),

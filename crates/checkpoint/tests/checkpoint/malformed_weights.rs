@@ -100,7 +100,7 @@ fn a_shape_that_does_not_take_its_bytes_is_refused() {
 
 #[test]
 fn a_tensor_of_another_type_is_refused_by_name() {
-    check_down(|down| down.dtype = "I16", "has type I16, not F32, F16, BF16 or F8_E4M3");
+    check_down(|down| down.dtype = "I16", "has type I16, which no format has");
     for (dtype, size) in [("I32", 4), ("F64", 8), ("U8", 1), ("F8_E5M2", 1)] {
         let change = |down: &mut RawTensor| {
             down.dtype = dtype;

@@ -1,15 +1,38 @@
 //! FP8 values (E4M3) with a scale for each block, as DeepSeek and Qwen ship them.
 
-use crate::Fp8Blocks;
+use safetensors::Dtype;
+
+use super::Part;
+
+/// Matrices that are stored as FP8 (E4M3) have one scale for each block of so many rows and columns; blocks at the lower
+/// and right edges may be smaller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fp8Blocks {
+    /// Rows of a block.
+    pub rows: usize,
+    /// Columns of a block.
+    pub columns: usize,
+}
 
 impl Fp8Blocks {
-    /// Rows and columns of the scales of a matrix.
-    pub(crate) fn scales_of(self, [rows, columns]: [usize; 2]) -> [usize; 2] {
-        [rows.div_ceil(self.rows), columns.div_ceil(self.columns)]
+    pub(super) fn parts(self, [rows, columns]: [usize; 2]) -> Vec<Part> {
+        let scales = [rows.div_ceil(self.rows), columns.div_ceil(self.columns)];
+        vec![
+            Part::new("weight", Dtype::F8_E4M3, [rows, columns]),
+            Part::scales("weight_scale_inv", scales),
+        ]
     }
 
-    /// The values of a matrix, [rows, columns], each times the scale of its block. The lengths fit one another.
-    pub(crate) fn dequantise(self, values: &[u8], scales: &[f32], columns: usize) -> Vec<f32> {
+    /// The values of a matrix, [rows, columns], each times the scale of its block.
+    pub(super) fn dequantise(
+        self,
+        values: &[u8],
+        scales: &[f32],
+        columns: usize,
+    ) -> Result<Vec<f32>, String> {
+        if let Some(at) = values.iter().position(|byte| byte & 0x7f == 0x7f) {
+            return Err(format!("value {at} is not a finite number"));
+        }
         let table: [f32; 256] = std::array::from_fn(|byte| e4m3(byte as u8));
         let scales_of_row = columns.div_ceil(self.columns);
         let mut dequantised = Vec::with_capacity(values.len());
@@ -19,7 +42,7 @@ impl Fp8Blocks {
                 dequantised.extend(block.iter().map(|&byte| table[usize::from(byte)] * scale));
             }
         }
-        dequantised
+        Ok(dequantised)
     }
 }
 
@@ -33,22 +56,6 @@ fn e4m3(byte: u8) -> f32 {
         _ => (1.0 + mantissa / 8.0) * 2f32.powi(i32::from(exponent) - 7),
     };
     if byte & 0x80 == 0 { size } else { -size }
-}
-
-/// The place of the first NaN.
-pub(crate) fn first_nan(values: &[u8]) -> Option<usize> {
-    values.iter().position(|byte| byte & 0x7f == 0x7f)
-}
-
-/// Scales that are stored as f32.
-pub(crate) fn f32_scales(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect()
-}
-
-/// Scales that are stored as bf16.
-pub(crate) fn bf16_scales(bytes: &[u8]) -> Vec<f32> {
-    let widened = |two: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*two)) << 16);
-    bytes.as_chunks::<2>().0.iter().map(widened).collect()
 }
 
 #[cfg(test)]
@@ -71,14 +78,15 @@ mod tests {
             assert_eq!(e4m3(byte), number, "{byte:#x}");
         }
         assert!(e4m3(0x7f).is_nan() && e4m3(0xff).is_nan());
-        assert_eq!(first_nan(&[0, 0x7e, 0xff]), Some(2));
+        let refused = Fp8Blocks { rows: 1, columns: 3 }.dequantise(&[0, 0x7e, 0xff], &[1.0], 3);
+        assert_eq!(refused.unwrap_err(), "value 2 is not a finite number");
     }
 
     #[test]
     fn blocks_at_the_edges_may_be_smaller() {
         let blocks = Fp8Blocks { rows: 2, columns: 2 };
-        assert_eq!(blocks.scales_of([3, 3]), [2, 2]);
+        assert_eq!(blocks.parts([3, 3])[1].shape, [2, 2]);
         let values = blocks.dequantise(&[0x38; 9], &[1.0, 2.0, 3.0, 4.0], 3);
-        assert_eq!(values, [1.0, 1.0, 2.0, 1.0, 1.0, 2.0, 3.0, 3.0, 4.0]);
+        assert_eq!(values.unwrap(), [1.0, 1.0, 2.0, 1.0, 1.0, 2.0, 3.0, 3.0, 4.0]);
     }
 }
