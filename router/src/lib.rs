@@ -27,5 +27,6 @@ mod membership;
 mod nodes;
 mod balancer;
 mod sampler;
+mod metrics;
 mod evaluate;
 mod error;

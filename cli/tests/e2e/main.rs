@@ -12,6 +12,7 @@ mod exactness;
 mod generation;
 mod failures;
 mod load;
+mod metrics;
 mod failover;
 mod balance;
 mod fetching;

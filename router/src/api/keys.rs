@@ -11,7 +11,8 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::codegen::http::header::CONTENT_TYPE;
+use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tower::{Layer, Service};
 
 use super::refusal::{Refusal, RefusalKind};
@@ -162,9 +163,19 @@ where
         }
         match self.require.keys.check(request.headers()) {
             Ok(()) => Either::Left(self.inner.call(request)),
-            Err(refusal) => Either::Right(ready(Ok(Status::from(refusal).into_http()))),
+            Err(refusal) => Either::Right(ready(Ok(refuse(refusal, request.headers())))),
         }
     }
+}
+
+/// The refusal as gRPC has it; for others with the status of HTTP.
+fn refuse<R: Default>(refusal: Refusal, headers: &HeaderMap) -> Response<R> {
+    let mut response = Status::from(refusal).into_http();
+    let is_grpc = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
+    if !headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
+        *response.status_mut() = StatusCode::UNAUTHORIZED;
+    }
+    response
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub(crate) use served_model::ServedModel;
 pub(crate) mod grpc;
 pub(crate) mod openai;
 mod keys;
+pub(crate) mod metrics_page;
 mod ask;
 mod served_model;
 mod health;

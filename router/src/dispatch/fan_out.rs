@@ -117,6 +117,11 @@ impl FanOut {
         self.outstanding.insert(id, Outstanding { node, pair_indices, sent: now, hedged: false });
     }
 
+    /// When a call was sent that has not been answered.
+    pub(super) fn sent_at(&self, id: u64) -> Option<Instant> {
+        self.outstanding.get(&id).map(|call| call.sent)
+    }
+
     /// Stores the values of an answered call; answers to calls that were given up are ignored.
     pub(super) fn store(&mut self, id: u64, values: &Bytes) -> Result<(), NotFinite> {
         let Some(call) = self.outstanding.remove(&id) else { return Ok(()) };

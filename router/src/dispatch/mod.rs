@@ -9,4 +9,5 @@ mod combine;
 mod health;
 mod links;
 mod fan_out;
+mod meters;
 mod remote_experts;

@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 use super::fan_out::{FanOut, NotFinite, Outstanding};
 use super::health::HedgeBudget;
 use super::links::{LinkEvent, Links};
+use super::meters::Meters;
 use super::plan::{NodeCall, plan};
 use crate::balancer::LoadCounter;
 use crate::model::{Experts, ExpertsCall};
@@ -67,6 +68,7 @@ struct Lane {
     report_at: Instant,
     /// Since when the nodes that do well lack something that the current layer needs.
     lacking_since: Option<Instant>,
+    meters: Meters,
 }
 
 impl RemoteExperts {
@@ -93,6 +95,7 @@ impl RemoteExperts {
             last_failure: String::new(),
             report_at: Instant::now(),
             lacking_since: None,
+            meters: Meters::default(),
         };
         Self { runtime, lane, current: None }
     }
@@ -291,6 +294,7 @@ impl Lane {
             let asked = pairs.len() - self.ask(fan_out, &topology, &pairs, well).len();
             if asked > 0 {
                 self.links.is_late(&node, id);
+                self.meters.of(&node).hedges.increment(1);
                 let layer = fan_out.layer;
                 tracing::debug!(%node, %layer, pairs = asked, "late; others are asked too");
             }
@@ -310,6 +314,9 @@ impl Lane {
         };
         match event {
             Ok(NodeEvent::Outputs(outputs)) => {
+                if let Some(sent) = fan_out.sent_at(outputs.id) {
+                    self.meters.of(node).answered(sent.elapsed(), outputs.timings);
+                }
                 if let Err(what) = fan_out.store(outputs.id, &outputs.values) {
                     let from = fan_out.not_finite_from(what.expert);
                     return self.not_finite(node, what, &from);
@@ -319,6 +326,7 @@ impl Lane {
             Ok(NodeEvent::Failure(failure)) => {
                 tracing::warn!(%node, layer = %fan_out.layer, %failure, "expert call failed");
                 self.last_failure = format!("{node}: {failure}");
+                self.meters.of(node).failures.increment(1);
                 fan_out.failed(failure.id);
                 match failure.reason {
                     FailureReason::Malformed => return Err(Error::Engine(failure.to_string())),
@@ -363,6 +371,7 @@ impl Lane {
         for node in self.links.silent_since(moment) {
             tracing::warn!(%node, layer = %fan_out.layer, "expert node does not answer");
             self.last_failure = format!("{node} did not answer in {:?}", self.options.call_timeout);
+            self.meters.of(&node).failures.increment(1);
             self.links.fail(&node);
             fan_out.lost(&node);
         }

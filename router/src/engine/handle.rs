@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,6 +24,7 @@ pub(super) struct Submission {
     pub(super) request: Arc<Request>,
     pub(super) events: mpsc::Sender<Result<Chunk, Failure>>,
     pub(super) waiting: Arc<dyn Any + Send + Sync>,
+    pub(super) arrived: Instant,
 }
 
 /// Hands requests to the engine.
@@ -59,8 +61,8 @@ impl EngineHandle {
         waiting: impl Send + Sync + 'static,
     ) -> Result<Events, Refused> {
         let (events, receiver) = mpsc::channel(MAX_UNREAD_CHUNKS);
-        let submission =
-            Submission { request: Arc::new(request), events, waiting: Arc::new(waiting) };
+        let (request, waiting, arrived) = (Arc::new(request), Arc::new(waiting), Instant::now());
+        let submission = Submission { request, events, waiting, arrived };
         match self.messages.try_send(Message::Submit(submission)) {
             Ok(()) => Ok(receiver),
             Err(mpsc::error::TrySendError::Full(_)) => Err(Refused::Full),

@@ -158,7 +158,7 @@ impl Lane {
     }
 
     fn add(&mut self, submission: Submission) {
-        let Submission { request, events, waiting } = submission;
+        let Submission { request, events, waiting, arrived } = submission;
         let longest = request.prompt.len() + request.stopping.max_tokens;
         let scheduler = &mut self.options.scheduler;
         for index in 0..request.n {
@@ -166,8 +166,8 @@ impl Lane {
             self.next_id += 1;
             let of_request = (Arc::clone(&request), index);
             let tokenizer = self.options.tokenizer.clone();
-            let mut sequence =
-                Sequence::new(of_request, events.clone(), Arc::clone(&waiting), tokenizer);
+            let queued = (Arc::clone(&waiting), arrived);
+            let mut sequence = Sequence::new(of_request, events.clone(), queued, tokenizer);
             if longest > scheduler.capacity_tokens() {
                 // The API checks this first; a sequence that can never run must not block the queue.
                 let what = format!("{longest} tokens never fit the KV cache");

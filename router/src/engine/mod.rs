@@ -12,4 +12,5 @@ mod parking;
 mod parking_tests;
 mod sequence;
 mod stop_matcher;
+mod timing;
 mod status;

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::stop_matcher::{Matched, StopMatcher};
+use super::timing::Timing;
 use crate::constraint::Constraint;
 use crate::request::{
     Chunk, End, EndReason, Failure, GeneratedToken, Logprobs, Request, RoutedRows, Sampling,
@@ -25,6 +26,7 @@ pub(super) struct Sequence {
     events: mpsc::Sender<Result<Chunk, Failure>>,
     /// Kept until the sequence runs.
     waiting: Option<Arc<dyn Any + Send + Sync>>,
+    timing: Timing,
     cached_tokens: usize,
     /// The prompt, then what was generated.
     tokens: Vec<u32>,
@@ -50,7 +52,7 @@ impl Sequence {
     pub(super) fn new(
         (request, index): (Arc<Request>, usize),
         events: mpsc::Sender<Result<Chunk, Failure>>,
-        waiting: Arc<dyn Any + Send + Sync>,
+        (waiting, arrived): (Arc<dyn Any + Send + Sync>, Instant),
         tokenizer: Option<Tokenizer>,
     ) -> Self {
         let seed = request.sampling.seed.wrapping_add(index as u64);
@@ -60,6 +62,7 @@ impl Sequence {
             index,
             events,
             waiting: Some(waiting),
+            timing: Timing::new(arrived),
             cached_tokens: 0,
             tokens: request.prompt.to_vec(),
             sampler: Sampler::new(sampling, outputs.top_logprobs, &request.prompt),
@@ -84,6 +87,7 @@ impl Sequence {
 
     /// The sequence is part of a step; `cached_tokens` of its prompt did not have to be computed.
     pub(super) fn begin(&mut self, cached_tokens: usize) {
+        self.timing.begin(Instant::now());
         if self.waiting.take().is_some() {
             self.cached_tokens = cached_tokens;
         }
@@ -151,6 +155,7 @@ impl Sequence {
         };
         let id = token.id;
         self.tokens.push(id);
+        self.timing.token(Instant::now(), self.request.prompt.len());
         let (text, reason) = self.text_after(id);
         let end = reason.map(|reason| self.end(reason));
         let ended = end.is_some();
@@ -226,6 +231,7 @@ impl Sequence {
 
     fn end(&self, reason: EndReason) -> End {
         let prompt_tokens = self.request.prompt.len();
+        self.timing.end(Instant::now(), &reason);
         End {
             reason,
             prompt_tokens,
@@ -271,6 +277,7 @@ impl Sequence {
 
     /// Tells the client that the sequence has no end.
     pub(super) fn fail(&mut self, failure: Failure) {
+        self.timing.fail(Instant::now(), self.is_abandoned(), &failure);
         // A client that has gone or does not read needs no reason.
         let _ = self.events.try_send(Err(failure));
     }
@@ -297,7 +304,10 @@ mod tests {
             trace: None,
         };
         let (sender, events) = mpsc::channel(8);
-        (Sequence::new((Arc::new(request), 0), sender, Arc::new(()), None), events)
+        (
+            Sequence::new((Arc::new(request), 0), sender, (Arc::new(()), Instant::now()), None),
+            events,
+        )
     }
 
     fn stopping(max_tokens: usize) -> Stopping {

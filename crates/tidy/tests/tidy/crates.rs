@@ -68,6 +68,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("axum", &["router"]),
     ("minijinja", &["chat"]),
     ("minijinja-contrib", &["chat"]),
+    ("metrics", &["telemetry"]),
+    ("metrics-exporter-prometheus", &["telemetry"]),
     ("opentelemetry", &["telemetry"]),
     ("tracing-subscriber", &["telemetry"]),
     ("anyhow", &["cli"]),

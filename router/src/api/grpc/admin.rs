@@ -2,9 +2,11 @@
 
 use guildhall_proto::v1;
 use guildhall_proto::v1::admin_server::{Admin, AdminServer};
+use guildhall_telemetry::{MetricsPage, TIDY_EVERY};
 use guildhall_transport::{reflection, server_builder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_server::HealthServer;
@@ -13,7 +15,9 @@ use super::{OPEN_PATHS, cluster, health_service, options};
 use crate::Error;
 use crate::api::frontend::{Frontend, Serving};
 use crate::api::keys::{ApiKeys, RequireKey};
+use crate::api::metrics_page;
 use crate::balancer::Balancer;
+use crate::metrics;
 
 struct Service(Frontend);
 
@@ -24,14 +28,33 @@ pub(crate) async fn serve_admin(
     keys: ApiKeys,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let page = MetricsPage::open(metrics::ALL).map_err(Error::Engine)?;
+    let pages = Routes::from(metrics_page::routes(frontend.clone(), page.clone()));
     let health = HealthServer::new(health_service::Service(frontend.health().clone()));
+    // Scrapers and browsers speak HTTP/1.1.
     let router = server_builder(&options())
+        .accept_http1(true)
         .layer(RequireKey::new(keys, OPEN_PATHS))
+        .add_routes(pages)
         .add_service(AdminServer::new(Service(frontend)))
         .add_service(health);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let shutdown = shutdown.cancelled_owned();
-    Ok(reflection(router).serve_with_incoming_shutdown(incoming, shutdown).await?)
+    let tidying = tidy(page);
+    let serving = reflection(router)
+        .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+    tokio::select! {
+        served = serving => Ok(served?),
+        // It does not end.
+        () = tidying => Ok(()),
+    }
+}
+
+/// Keeps what is recorded small, for ever.
+async fn tidy(page: MetricsPage) {
+    loop {
+        tokio::time::sleep(TIDY_EVERY).await;
+        page.tidy();
+    }
 }
 
 #[tonic::async_trait]

@@ -1,0 +1,78 @@
+//! The page with the metrics of a router.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use guildhall_testkit::client::{connect, greedy, status};
+use guildhall_testkit::cluster::{Cluster, demo};
+
+const ADMIN: [&str; 4] = ["--admin-port", "0", "--admin-api-key", "secret"];
+
+/// What a scraper gets, headers and all.
+fn scrape(address: &str, key: &str) -> String {
+    let host = address.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(host).unwrap();
+    let head = format!("GET /metrics HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
+    let key = format!("authorization: Bearer {key}\r\n\r\n");
+    stream.write_all((head + &key).as_bytes()).unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    page
+}
+
+/// The value of a line of a page.
+fn value(page: &str, name: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name} is not in\n{page}")).trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn requests_and_calls_are_counted_and_timed() {
+    let cluster = Cluster::start(&demo(), "bf16", 2, &ADMIN);
+    let mut client = connect(&cluster.address).await;
+    let mut request = greedy(&[7; 40], 10);
+    request.outputs = None;
+    for _ in 0..2 {
+        client.generate(request.clone()).await.unwrap();
+    }
+    let admin = cluster.admin.clone().unwrap();
+    assert!(scrape(&admin, "wrong").starts_with("HTTP/1.1 401 "));
+    let page = scrape(&admin, "secret");
+    assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+    let is = |name: &str, expected: f64| {
+        let found = value(&page, &format!("guildhall_{name}"));
+        assert!((found - expected).abs() < 1e-9, "{name} is {found}, not {expected}");
+    };
+    is("request_success_total{finished_reason=\"length\"}", 2.0);
+    is("prompt_tokens_total", 80.0);
+    is("generation_tokens_total", 20.0);
+    is("prefix_cache_queries_total", 80.0);
+    is("prefix_cache_hits_total", 32.0);
+    is("time_to_first_token_seconds_count", 2.0);
+    is("time_to_first_token_seconds_bucket{le=\"+Inf\"}", 2.0);
+    is("inter_token_latency_seconds_count", 18.0);
+    is("e2e_request_latency_seconds_count", 2.0);
+    is("num_requests_running", 0.0);
+    is("expert_nodes{state=\"serving\"}", 2.0);
+    is("missing_experts", 0.0);
+    is("is_leader", 1.0);
+    let sum = |name: &str| value(&page, &format!("guildhall_{name}_seconds_sum"));
+    let parts = ["request_queue_time", "request_prefill_time", "request_decode_time"].map(sum);
+    let whole = sum("e2e_request_latency");
+    assert!((parts.iter().sum::<f64>() - whole).abs() < 1e-3, "{parts:?} {whole}");
+    for node in ["node-0", "node-1"] {
+        let calls = |part| format!("expert_call_seconds_count{{node=\"{node}\",part=\"{part}\"}}");
+        let calls = |part| value(&page, &format!("guildhall_{}", calls(part)));
+        assert!(calls("queue") > 0.0);
+        assert_eq!(calls("queue").to_bits(), calls("compute").to_bits());
+        assert_eq!(calls("queue").to_bits(), calls("network").to_bits());
+        assert!(value(&page, &format!("guildhall_expert_pairs_total{{node=\"{node}\"}}")) > 0.0);
+    }
+    let layer = |name, of| format!("guildhall_{name}{{layer=\"3\",of=\"{of}\"}}");
+    for of in ["experts", "nodes"] {
+        let balancedness = value(&page, &layer("balancedness", of));
+        assert!(balancedness > 0.0 && balancedness <= 1.0, "{balancedness}");
+    }
+    // gRPC is on the same port.
+    assert!(status(&admin, "secret").await.ready);
+}

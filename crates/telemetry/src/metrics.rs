@@ -1,0 +1,203 @@
+//! Metrics in Prometheus form: what each is called and means, and the page that shows them all.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Label};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// A metric, known to the whole process by its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// As Prometheus has it; the unit is its ending.
+    pub name: &'static str,
+    /// What kind of number.
+    pub kind: MetricKind,
+    /// One sentence.
+    pub description: &'static str,
+    /// Names of the labels.
+    pub labels: &'static [&'static str],
+}
+
+/// What kind of number a metric is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MetricKind {
+    /// It only grows, while the process lives.
+    Counter,
+    /// It is what it is.
+    Gauge,
+    /// How many values were at most so large, for each of these.
+    Histogram(&'static [f64]),
+}
+
+impl Metric {
+    /// A number that only grows.
+    #[must_use]
+    pub const fn counter(
+        name: &'static str,
+        labels: &'static [&'static str],
+        description: &'static str,
+    ) -> Self {
+        Self { name, kind: MetricKind::Counter, description, labels }
+    }
+
+    /// A number that comes and goes.
+    #[must_use]
+    pub const fn gauge(
+        name: &'static str,
+        labels: &'static [&'static str],
+        description: &'static str,
+    ) -> Self {
+        Self { name, kind: MetricKind::Gauge, description, labels }
+    }
+
+    /// Seconds, counted in buckets.
+    #[must_use]
+    pub const fn histogram(
+        name: &'static str,
+        labels: &'static [&'static str],
+        buckets: &'static [f64],
+        description: &'static str,
+    ) -> Self {
+        Self { name, kind: MetricKind::Histogram(buckets), description, labels }
+    }
+
+    /// A line of a table: name, kind, labels, meaning.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let kind = match self.kind {
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram(_) => "histogram",
+        };
+        let labels: Vec<String> = self.labels.iter().map(|label| format!("`{label}`")).collect();
+        format!("| `{}` | {kind} | {} | {} |", self.name, labels.join(", "), self.description)
+    }
+
+    fn labels(&self, values: &[&str]) -> Vec<Label> {
+        debug_assert_eq!(values.len(), self.labels.len(), "{}", self.name);
+        let pairs = self.labels.iter().zip(values);
+        pairs.map(|(&name, &value)| Label::new(name, value.to_owned())).collect()
+    }
+
+    /// The counter with these values of its labels, to be kept where it is used often.
+    pub fn counter_of(&self, values: &[&str]) -> Counter {
+        metrics::counter!(self.name, self.labels(values))
+    }
+
+    /// The histogram with these values of its labels, to be kept where it is used often.
+    pub fn histogram_of(&self, values: &[&str]) -> Histogram {
+        metrics::histogram!(self.name, self.labels(values))
+    }
+
+    /// Counts.
+    pub fn add(&self, values: &[&str], more: u64) {
+        self.counter_of(values).increment(more);
+    }
+
+    /// Takes over what is counted elsewhere since the start of the process.
+    pub fn counted(&self, values: &[&str], total: u64) {
+        self.counter_of(values).absolute(total);
+    }
+
+    /// Takes over what something is now.
+    pub fn set(&self, values: &[&str], now: f64) {
+        let gauge: Gauge = metrics::gauge!(self.name, self.labels(values));
+        gauge.set(now);
+    }
+
+    /// Adds a duration without labels.
+    pub fn record(&self, duration: Duration) {
+        metrics::histogram!(self.name).record(duration.as_secs_f64());
+    }
+}
+
+/// All metrics of this process.
+#[derive(Clone)]
+pub struct MetricsPage(PrometheusHandle);
+
+/// How often [`MetricsPage::tidy`] should be called.
+pub const TIDY_EVERY: Duration = Duration::from_secs(5);
+
+static PAGE: OnceLock<Result<MetricsPage, String>> = OnceLock::new();
+
+impl MetricsPage {
+    /// Collects metrics from now on; before, they are not counted. A process has one page, whoever asks for it first
+    /// says which metrics there are.
+    ///
+    /// # Errors
+    /// If something else collects them already.
+    pub fn open(metrics: &[Metric]) -> Result<Self, String> {
+        PAGE.get_or_init(|| Self::install(metrics)).clone()
+    }
+
+    fn install(metrics: &[Metric]) -> Result<Self, String> {
+        let mut builder = PrometheusBuilder::new();
+        for metric in metrics {
+            if let MetricKind::Histogram(buckets) = metric.kind {
+                let name = Matcher::Full(metric.name.into());
+                let with_buckets = builder.set_buckets_for_metric(name, buckets);
+                builder = with_buckets.map_err(|e| format!("{}: {e}", metric.name))?;
+            }
+        }
+        let handle = builder.install_recorder().map_err(|e| format!("metrics: {e}"))?;
+        for metric in metrics {
+            match metric.kind {
+                MetricKind::Counter => metrics::describe_counter!(metric.name, metric.description),
+                MetricKind::Gauge => metrics::describe_gauge!(metric.name, metric.description),
+                MetricKind::Histogram(_) => {
+                    metrics::describe_histogram!(metric.name, metric.description);
+                }
+            }
+        }
+        Ok(Self(handle))
+    }
+
+    /// The page, in the text format of Prometheus.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+
+    /// Puts what was recorded into buckets; until then each value takes memory.
+    pub fn tidy(&self) {
+        self.0.run_upkeep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECONDS: Metric = Metric::histogram("t_seconds", &[], &[0.1, 1.0], "How long it took.");
+    const CALLS: Metric = Metric::counter("t_calls_total", &["node"], "Calls.");
+    const LEVEL: Metric = Metric::gauge("t_level", &[], "How full it is.");
+
+    #[test]
+    fn a_page_has_what_was_recorded_with_names_and_buckets() {
+        let page = MetricsPage::open(&[SECONDS, CALLS, LEVEL]).unwrap();
+        SECONDS.record(Duration::from_millis(500));
+        SECONDS.record(Duration::from_secs(2));
+        CALLS.add(&["a"], 2);
+        CALLS.counter_of(&["a"]).increment(1);
+        CALLS.counted(&["b"], 7);
+        LEVEL.set(&[], 0.25);
+        page.tidy();
+        let text = page.render();
+        for line in [
+            "# HELP t_seconds How long it took.",
+            "# TYPE t_seconds histogram",
+            "t_seconds_bucket{le=\"0.1\"} 0",
+            "t_seconds_bucket{le=\"1\"} 1",
+            "t_seconds_bucket{le=\"+Inf\"} 2",
+            "t_seconds_sum 2.5",
+            "t_seconds_count 2",
+            "t_calls_total{node=\"a\"} 3",
+            "t_calls_total{node=\"b\"} 7",
+            "t_level 0.25",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        assert!(MetricsPage::open(&[]).is_ok(), "it is the same page");
+    }
+}
