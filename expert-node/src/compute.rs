@@ -13,9 +13,9 @@ use guildhall_transport::{
     Call, CallFailure, CallOutputs, FailureReason, NodeEvent, NodeTimings, ReplySlot,
 };
 
-use crate::Error;
 use crate::batcher::{Waiting, plan_pass, take_batch};
 use crate::shard::{Held, Shard};
+use crate::{Error, metrics};
 
 /// A call on its way to the device.
 struct Job {
@@ -36,6 +36,7 @@ impl Waiting for Job {
 
 impl Job {
     fn fail(self, reason: FailureReason, message: String) {
+        metrics::REFUSED.add(&[&reason.to_string()], 1);
         let id = self.call.id;
         self.reply.send(NodeEvent::Failure(CallFailure { id, reason, message }));
     }
@@ -172,12 +173,18 @@ fn accept(job: Job, held: &Held) -> Option<Job> {
 fn answer(jobs: Vec<Job>, outputs: Vec<Bytes>, started: Instant) {
     let compute = started.elapsed();
     let pairs: usize = jobs.iter().map(Job::pairs).sum();
+    metrics::COMPUTE_TIME.record(compute);
+    metrics::BATCH_PAIRS.histogram_of(&[]).record(pairs as f64);
+    if let Some(job) = jobs.first() {
+        metrics::PAIRS_TOTAL.add(&[&job.layer().0.to_string()], pairs as u64);
+    }
     for (job, values) in jobs.into_iter().zip(outputs) {
         let timings = NodeTimings {
             queue: started.duration_since(job.arrived),
             compute,
             batch_pairs: u32::try_from(pairs).unwrap_or(u32::MAX),
         };
+        metrics::QUEUE_TIME.record(timings.queue);
         if let Some(trace) = job.call.trace {
             let (layer, queue) = (job.call.layer, timings.queue);
             tracing::debug!(%trace, %layer, pairs, ?queue, ?compute, "experts computed");

@@ -21,6 +21,10 @@ pub struct ExpertNodeConfig {
     #[arg(long, env = "GUILDHALL_LISTEN", default_value = "127.0.0.1:50061", value_name = "ADDR")]
     pub listen: Endpoint,
 
+    /// Where this node shows /health and /metrics: host:port, without a key; default: nowhere.
+    #[arg(long, env = "GUILDHALL_PROBE", value_name = "ADDR")]
+    pub probe: Option<String>,
+
     /// Where the cluster's state is.
     #[command(flatten)]
     pub store: StoreConfig,

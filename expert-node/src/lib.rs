@@ -18,4 +18,6 @@ mod peers;
 #[cfg(test)]
 mod node_tests;
 mod canary;
+mod probe;
+mod metrics;
 mod error;

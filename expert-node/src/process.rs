@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::membership::Membership;
 use crate::peers::Peers;
+use crate::probe;
 use crate::service::{Node, NodeOptions};
 use crate::shard::Shard;
 use crate::supply::Supply;
@@ -71,6 +72,10 @@ async fn serve_experts(
 
     let record = node_record(config, &node, &address);
     let shard = node.shard().clone();
+    let probing = match &config.probe {
+        Some(address) => Some(tokio::spawn(probe::open(address, Arc::clone(&shard)).await?)),
+        None => None,
+    };
     let mut serving = tokio::spawn(serve(listener, node, lifecycle.clone()));
     let mut ended = tokio::select! {
         belonged = belong(config, (session, record), shard, shutdown) => belonged,
@@ -82,6 +87,9 @@ async fn serve_experts(
             tracing::warn!("routers were still connected when the time to drain was over");
         }
         ended = ended.and(serving.await.map_or(Ok(()), |served| served.map_err(Error::from)));
+    }
+    if let Some(probing) = probing {
+        probing.abort();
     }
     // The server has dropped the last sender of the queue, so the thread ends after its current batch.
     if compute.join().is_err() {

@@ -28,7 +28,7 @@ fn value(page: &str, name: &str) -> f64 {
 
 #[tokio::test]
 async fn requests_and_calls_are_counted_and_timed() {
-    let cluster = Cluster::start(&demo(), "bf16", 2, &ADMIN);
+    let cluster = Cluster::start_with(&demo(), "bf16", 2, &["--probe", "127.0.0.1:0"], &ADMIN);
     let mut client = connect(&cluster.address).await;
     let mut request = greedy(&[7; 40], 10);
     request.outputs = None;
@@ -73,6 +73,14 @@ async fn requests_and_calls_are_counted_and_timed() {
         let balancedness = value(&page, &layer("balancedness", of));
         assert!(balancedness > 0.0 && balancedness <= 1.0, "{balancedness}");
     }
+    let probe = cluster.nodes[0].line_after("probes on ");
+    let page = scrape(&probe, "none is needed");
+    let number = |name: &str| value(&page, &format!("guildhall_node_{name}"));
+    assert!(number("resident_experts") > 0.0 && number("resident_bytes") > 0.0, "{page}");
+    assert!(number("queue_seconds_count") >= number("compute_seconds_count"));
+    assert_eq!(number("batch_pairs_count").to_bits(), number("compute_seconds_count").to_bits());
+    let of_layers = (0..4).map(|layer| number(&format!("pairs_total{{layer=\"{layer}\"}}")));
+    assert_eq!(of_layers.sum::<f64>().to_bits(), number("batch_pairs_sum").to_bits());
     // gRPC is on the same port.
     assert!(status(&admin, "secret").await.ready);
 }

@@ -63,8 +63,7 @@ impl Metric {
     }
 
     /// A line of a table: name, kind, labels, meaning.
-    #[must_use]
-    pub fn describe(&self) -> String {
+    fn describe(&self) -> String {
         let kind = match self.kind {
             MetricKind::Counter => "counter",
             MetricKind::Gauge => "gauge",
@@ -72,6 +71,13 @@ impl Metric {
         };
         let labels: Vec<String> = self.labels.iter().map(|label| format!("`{label}`")).collect();
         format!("| `{}` | {kind} | {} | {} |", self.name, labels.join(", "), self.description)
+    }
+
+    /// A table of some of them.
+    #[must_use]
+    pub fn table(metrics: &[Self]) -> String {
+        let lines: Vec<String> = metrics.iter().map(Self::describe).collect();
+        format!("| metric | kind | labels | |\n|---|---|---|---|\n{}\n", lines.join("\n"))
     }
 
     fn labels(&self, values: &[&str]) -> Vec<Label> {
@@ -122,6 +128,9 @@ pub const TIDY_EVERY: Duration = Duration::from_secs(5);
 static PAGE: OnceLock<Result<MetricsPage, String>> = OnceLock::new();
 
 impl MetricsPage {
+    /// What [`Self::render`] gives, as HTTP names it.
+    pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
     /// Collects metrics from now on; before, they are not counted. A process has one page, whoever asks for it first
     /// says which metrics there are.
     ///

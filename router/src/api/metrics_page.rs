@@ -13,9 +13,6 @@ use super::frontend::{Frontend, Serving};
 use crate::balancer::Balancer;
 use crate::metrics;
 
-/// The version of the text format.
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-
 /// Routes with the page.
 pub(crate) fn routes(frontend: Frontend, page: MetricsPage) -> Router {
     let show = move || async move {
@@ -25,7 +22,7 @@ pub(crate) fn routes(frontend: Frontend, page: MetricsPage) -> Router {
         if let Some(cluster) = frontend.cluster() {
             look_at_cluster(cluster);
         }
-        ([(CONTENT_TYPE, TEXT)], page.render())
+        ([(CONTENT_TYPE, MetricsPage::CONTENT_TYPE)], page.render())
     };
     Router::new().route("/metrics", get(show))
 }

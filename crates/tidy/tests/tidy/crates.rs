@@ -65,7 +65,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("tonic-types", &["router", "cli"]),
     ("tokenizers", &["router"]),
     ("llguidance", &["router"]),
-    ("axum", &["router"]),
+    ("axum", &["router", "expert-node"]),
     ("minijinja", &["chat"]),
     ("minijinja-contrib", &["chat"]),
     ("metrics", &["telemetry"]),
