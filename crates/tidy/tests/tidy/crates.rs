@@ -33,6 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "expert-node",
         &["ids", "proto", "kernels", "telemetry", "checkpoint", "transport", "cluster"],
     ),
+    ("loadtest", &["proto", "placement"]),
     (
         "cli",
         &[
@@ -44,6 +45,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "checkpoint",
             "router",
             "expert-node",
+            "loadtest",
         ],
     ),
     ("testkit", &["proto", "cluster"]),
@@ -59,13 +61,15 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("memmap2", &["checkpoint"]),
     ("rayon", &["kernels"]),
     ("prost", &["proto", "transport", "cluster"]),
-    ("tonic", &["proto", "transport", "cluster", "router", "cli", "testkit"]),
+    ("tonic", &["proto", "transport", "cluster", "router", "loadtest", "cli", "testkit"]),
     ("tonic-health", &["transport", "router", "cli"]),
     ("tonic-reflection", &["transport", "cli"]),
     ("tonic-types", &["router", "cli"]),
     ("tokenizers", &["router"]),
     ("llguidance", &["router"]),
     ("axum", &["router", "expert-node"]),
+    ("hyper", &["loadtest"]),
+    ("hdrhistogram", &["loadtest"]),
     ("minijinja", &["chat"]),
     ("minijinja-contrib", &["chat"]),
     ("metrics", &["telemetry"]),
@@ -73,7 +77,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("opentelemetry", &["telemetry"]),
     ("tracing-subscriber", &["telemetry"]),
     ("anyhow", &["cli"]),
-    ("clap", &["cli", "router", "expert-node", "cluster"]),
+    ("clap", &["cli", "router", "expert-node", "cluster", "loadtest"]),
     ("cargo_metadata", &["tidy"]),
 ];
 

@@ -12,7 +12,7 @@ fn root() -> PathBuf {
 /// Every source file of ours, by its path from the root.
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    for folder in ["cli", "crates", "expert-node", "proto", "router"] {
+    for folder in ["cli", "crates", "expert-node", "loadtest", "proto", "router"] {
         collect(&root().join(folder), &mut found);
     }
     assert!(found.len() > 50, "the sources are not where they were");
@@ -71,9 +71,12 @@ fn the_environment_is_read_only_in_config_files() {
 
 #[test]
 fn every_flag_of_a_process_has_its_environment_variable() {
-    for process in
-        ["router/src/config.rs", "expert-node/src/config.rs", "crates/cluster/src/config.rs"]
-    {
+    for process in [
+        "router/src/config.rs",
+        "expert-node/src/config.rs",
+        "crates/cluster/src/config.rs",
+        "loadtest/src/config.rs",
+    ] {
         let text = std::fs::read_to_string(root().join(process)).unwrap();
         let flags = text.matches("#[arg(").count();
         assert_eq!(flags, text.matches("env = \"GUILDHALL_").count(), "{process}");
@@ -116,6 +119,8 @@ fn wire_types_stop_at_the_api_the_transport_and_the_store() {
             "crates/cluster/",
             "crates/testkit/",
             "crates/tidy/",
+            "loadtest/src/target/",
+            "loadtest/src/experts/sampler.rs",
             "cli/",
         ];
         assert!(allowed.iter().any(|place| name.starts_with(place)), "{name} uses wire types");

@@ -1,0 +1,17 @@
+//! Puts load on a router, and says how the cluster bore it: latencies, throughput, and the use of every expert.
+
+pub use config::LoadtestConfig;
+pub use error::Error;
+pub use run::{Progress, run};
+
+mod config;
+pub mod units;
+mod error;
+pub mod schedule;
+pub mod target;
+mod run;
+pub mod results;
+pub mod experts;
+pub mod report;
+pub mod assertion;
+pub mod compare;
