@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use guildhall_expert_node::ExpertNodeConfig;
+use guildhall_loadtest::LoadtestConfig;
 use guildhall_router::{ExpertsMode, RouterConfig, WeightFormat};
 use guildhall_telemetry::LogFormat;
 
@@ -57,12 +58,35 @@ pub(crate) enum Command {
     Simulate(Box<SimulateOptions>),
     /// Say what quantising a model costs on a text: perplexity, and how far predictions move.
     Evaluate(EvaluateOptions),
+    /// Put load on a router, and say how the cluster bore it: latencies, throughput, the use of every expert.
+    Loadtest(Box<LoadtestOptions>),
     /// Show who is in a cluster, who holds what, and how evenly it is used.
     Status(StatusOptions),
     /// Have a node's experts loaded elsewhere, and leave it without any.
     Drain(DrainOptions),
     /// Solve a placement for the load of now, and roll it out.
     Rebalance(RebalanceOptions),
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct LoadtestOptions {
+    #[command(subcommand)]
+    pub(crate) command: Option<LoadtestCommand>,
+
+    #[command(flatten)]
+    pub(crate) config: LoadtestConfig,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LoadtestCommand {
+    /// Show two runs beside each other.
+    Compare {
+        /// What --json wrote of the first.
+        first: PathBuf,
+        /// What it wrote of the second.
+        second: PathBuf,
+    },
 }
 
 /// How to reach the admin API of a router; any router of the cluster will do.

@@ -15,6 +15,7 @@ mod doctor;
 mod simulate;
 mod evaluate;
 mod admin;
+mod loadtest;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -31,16 +32,10 @@ fn run(options: Options) -> anyhow::Result<()> {
     let Options { command, logs } = options;
     guildhall_telemetry::init_logs(logs.log_format, &logs.log).map_err(anyhow::Error::msg)?;
     match command {
-        Command::Router(role) => {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()?;
-            runtime.block_on(async {
-                let shutdown = shutdown::on_signal(role.stop_on_stdin_close)?;
-                Ok(guildhall_router::run(role.config, shutdown).await?)
-            })
-        }
+        Command::Router(role) => two_threads()?.block_on(async {
+            let shutdown = shutdown::on_signal(role.stop_on_stdin_close)?;
+            Ok(guildhall_router::run(role.config, shutdown).await?)
+        }),
         Command::ExpertNode(role) => single_threaded()?.block_on(async {
             let shutdown = shutdown::on_signal(role.stop_on_stdin_close)?;
             Ok(guildhall_expert_node::run(role.config, shutdown).await?)
@@ -51,10 +46,15 @@ fn run(options: Options) -> anyhow::Result<()> {
         Command::Doctor(options) => doctor::run(&options),
         Command::Simulate(options) => simulate::run(&options),
         Command::Evaluate(options) => evaluate::run(&options),
+        Command::Loadtest(options) => two_threads()?.block_on(loadtest::run(*options)),
         Command::Status(options) => single_threaded()?.block_on(admin::status(options)),
         Command::Drain(options) => single_threaded()?.block_on(admin::drain(options)),
         Command::Rebalance(options) => single_threaded()?.block_on(admin::rebalance(options)),
     }
+}
+
+fn two_threads() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }
 
 fn single_threaded() -> std::io::Result<tokio::runtime::Runtime> {

@@ -21,4 +21,5 @@ mod store;
 mod life;
 mod standard_services;
 mod admin;
+mod loadtest;
 mod tools;
