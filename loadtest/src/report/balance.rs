@@ -115,7 +115,7 @@ fn spans(experts: &Experts, frame: &Frame) -> String {
     let span = |period: &Period, name: &str| {
         let (from, to) =
             (frame.at(period.from, period.balancedness), frame.at(period.to, period.balancedness));
-        let label = ((from.0 + to.0) / 2.0, from.1 - 8.0);
+        let label = ((from.0 + to.0) / 2.0, from.1 + 18.0);
         line(from, to, "span")
             + &text(label, "middle", "strong", &format!("{name} {:.2}", period.balancedness))
     };

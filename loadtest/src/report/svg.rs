@@ -91,7 +91,7 @@ impl Frame {
     pub(super) fn over_time(height: f64, end: f64, most: f64) -> Self {
         Self {
             size: (900.0, height),
-            margins: [52.0, 22.0, 12.0, 38.0],
+            margins: [52.0, 36.0, 12.0, 38.0],
             x: (0.0, end.max(1e-3)),
             y: (0.0, most.max(1e-9)),
         }
@@ -188,7 +188,7 @@ mod tests {
     fn places_are_within_the_frame() {
         let frame = Frame::over_time(200.0, 10.0, 5.0);
         assert_eq!(frame.at(0.0, 0.0), (52.0, 162.0));
-        assert_eq!(frame.at(10.0, 5.0), (888.0, 22.0));
+        assert_eq!(frame.at(10.0, 5.0), (888.0, 36.0));
         assert_eq!(frame.at(99.0, -3.0), (888.0, 162.0));
     }
 }
