@@ -32,8 +32,9 @@ fn fp8(of: &mut Fields) -> Result<Fp8Blocks, Error> {
 fn gptq(of: &mut Fields) -> Result<Integers, Error> {
     only(of, "checkpoint_format", &["gptq", "gptq_v2"])?;
     let zeros_less_one = of.text("checkpoint_format")?.is_none_or(|format| format == "gptq");
+    let ordered = of.flag("desc_act")? == Some(true);
     let (bits, group) = (bits(of, "bits", &[4, 8])?, group(of)?);
-    Ok(Integers { layout: Layout::Gptq { zeros_less_one }, bits, group })
+    Ok(Integers { layout: Layout::Gptq { zeros_less_one, ordered }, bits, group })
 }
 
 fn awq(of: &mut Fields) -> Result<Integers, Error> {

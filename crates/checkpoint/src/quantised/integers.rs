@@ -19,11 +19,12 @@ pub struct Integers {
 /// Where the integers of a matrix are; words are of 32 bits, the first integer in the lowest ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// As GPTQModel and AutoGPTQ write it: words along the inputs, [words, outputs]; zeros in words along the outputs;
-    /// the group of each input by its number.
+    /// As GPTQModel and AutoGPTQ write it: words along the inputs, [words, outputs]; zeros in words along the outputs.
     Gptq {
         /// Zeros are stored less one, as in the first version of the format.
         zeros_less_one: bool,
+        /// The group of each input is given by its number (`desc_act`).
+        ordered: bool,
     },
     /// As AutoAWQ writes it (`gemm`): words along the outputs, the even ones of eight first, [inputs, words].
     Awq,
@@ -61,12 +62,13 @@ impl Integers {
         let groups = self.groups(inputs);
         let words = |name, shape: [usize; 2]| Part::new(name, Dtype::I32, shape);
         match self.layout {
-            Layout::Gptq { .. } => vec![
-                words("qweight", [self.words(inputs), outputs]),
-                Part::scales("scales", [groups, outputs]),
-                words("qzeros", [groups, self.words(outputs)]),
-                Part::new("g_idx", Dtype::I32, [inputs]),
-            ],
+            Layout::Gptq { ordered, .. } => {
+                let values = words("qweight", [self.words(inputs), outputs]);
+                let scales = Part::scales("scales", [groups, outputs]);
+                let zeros = words("qzeros", [groups, self.words(outputs)]);
+                let order = ordered.then(|| Part::new("g_idx", Dtype::I32, [inputs]));
+                [values, scales, zeros].into_iter().chain(order).collect()
+            }
             Layout::Awq => vec![
                 words("qweight", [inputs, self.words(outputs)]),
                 Part::scales("scales", [groups, outputs]),
@@ -107,7 +109,7 @@ impl Integers {
         let matrix =
             Matrix { shape, groups: self.group_of_inputs(inputs, parts)?, n_groups: groups };
         Ok(match self.layout {
-            Layout::Gptq { zeros_less_one } => matrix.fill(
+            Layout::Gptq { zeros_less_one, .. } => matrix.fill(
                 |output, input| {
                     let (at, place) = split(input);
                     integer(values, at * outputs + output, place)
@@ -158,7 +160,9 @@ impl Integers {
     /// The group of each input.
     fn group_of_inputs(self, inputs: usize, parts: &[&[u8]]) -> Result<Vec<usize>, String> {
         let ordered = match self.layout {
-            Layout::Gptq { .. } | Layout::Packed { ordered: true, .. } => parts.last(),
+            Layout::Gptq { ordered: true, .. } | Layout::Packed { ordered: true, .. } => {
+                parts.last()
+            }
             _ => None,
         };
         let Some(numbers) = ordered else {
@@ -231,14 +235,19 @@ mod tests {
 
     #[test]
     fn gptq_packs_inputs_and_keeps_the_group_of_each() {
-        let layout = Layout::Gptq { zeros_less_one: true };
+        let layout = Layout::Gptq { zeros_less_one: true, ordered: true };
         let integers = Integers { layout, bits: 4, group: Some(1) };
         // Two inputs, the second one in the first group; one output, 5 and 12; zeros 8 and 3.
         let (values, zeros, order) = (bytes(&[0xc5]), bytes(&[7, 2]), bytes(&[1, 0]));
         let parts: [&[u8]; 4] = [&values, &[0; 8], &zeros, &order];
         check(integers, [1, 2], (&parts, &[0.5, 2.0]), &[(5.0 - 3.0) * 2.0, (12.0 - 8.0) * 0.5]);
-        let later = Integers { layout: Layout::Gptq { zeros_less_one: false }, ..integers };
+        let layout = Layout::Gptq { zeros_less_one: false, ordered: true };
+        let later = Integers { layout, ..integers };
         check(later, [1, 2], (&parts, &[0.5, 2.0]), &[(5.0 - 2.0) * 2.0, (12.0 - 7.0) * 0.5]);
+        let layout = Layout::Gptq { zeros_less_one: true, ordered: false };
+        let neighbours = Integers { layout, ..integers };
+        let expected = [(5.0 - 8.0) * 0.5, (12.0 - 3.0) * 2.0];
+        check(neighbours, [1, 2], (&parts[..3], &[0.5, 2.0]), &expected);
         let order = bytes(&[1, 2]);
         let error = integers.dequantise([1, 2], &[&values, &[], &zeros, &order], &[0.5, 2.0]);
         assert_eq!(error.unwrap_err(), "input 1 is in group 2 of 2");
