@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Label};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_util::MetricKindMask;
 
 /// A metric, known to the whole process by its name.
 #[derive(Clone, Copy, Debug)]
@@ -122,6 +123,8 @@ impl Metric {
 #[derive(Clone)]
 pub struct MetricsPage(PrometheusHandle);
 
+/// A gauge that nobody sets for so long is shown no more: what it said is not known any longer.
+const FORGET_GAUGES: Duration = Duration::from_secs(60);
 /// How often [`MetricsPage::tidy`] should be called.
 pub const TIDY_EVERY: Duration = Duration::from_secs(5);
 
@@ -141,7 +144,8 @@ impl MetricsPage {
     }
 
     fn install(metrics: &[Metric]) -> Result<Self, String> {
-        let mut builder = PrometheusBuilder::new();
+        let mut builder =
+            PrometheusBuilder::new().idle_timeout(MetricKindMask::GAUGE, Some(FORGET_GAUGES));
         for metric in metrics {
             if let MetricKind::Histogram(buckets) = metric.kind {
                 let name = Matcher::Full(metric.name.into());

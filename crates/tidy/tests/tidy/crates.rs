@@ -74,6 +74,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("minijinja-contrib", &["chat"]),
     ("metrics", &["telemetry"]),
     ("metrics-exporter-prometheus", &["telemetry"]),
+    ("metrics-util", &["telemetry"]),
     ("opentelemetry", &["telemetry"]),
     ("tracing-subscriber", &["telemetry"]),
     ("anyhow", &["cli"]),
