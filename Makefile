@@ -12,7 +12,10 @@ help: ## Say what there is
 serve: target/tools/bin/protox ## Start a router and three expert nodes with the demonstration model
 	cargo run --release --package guildhall-cli -- up
 
-test: check target/clients target/etcd ## Everything that CI runs
+test: check target/clients target/etcd target/prometheus ## Everything that CI runs
+	promtool=$$(command -v promtool || echo target/prometheus/usr/bin/promtool); \
+		$$promtool check rules deploy/prometheus/alerts.yaml; \
+		$$promtool test rules deploy/prometheus/alerts_test.yaml
 	cargo test --workspace
 	target/clients/bin/pytest --quiet cli/tests/clients
 
@@ -28,13 +31,22 @@ target/tools/bin/protox:
 
 # A real etcd for the tests: Debian's, unpacked and not installed; elsewhere the one in the path is used.
 target/etcd:
+	$(call unpacked,etcd etcdctl,etcd-server etcd-client)
+
+# The same for the checks of the alerts.
+target/prometheus:
+	$(call unpacked,promtool,prometheus)
+
+# Unpacks packages of Debian into a folder, unless the programs that are wanted of them are in the path.
+define unpacked
 	mkdir -p $@.part
-	if command -v etcd etcdctl >/dev/null; then :; else \
+	if command -v $(1) >/dev/null; then :; else \
 		cd $@.part; \
-		apt-get -qq download etcd-server etcd-client || { apt-get -qq update; apt-get -qq download etcd-server etcd-client; }; \
+		apt-get -qq download $(2) || { apt-get -qq update; apt-get -qq download $(2); }; \
 		for package in *.deb; do dpkg -x $$package .; done; \
 	fi
 	mv $@.part $@
+endef
 
 check: target/tools/bin/protox ## Formatting, lints, and the rules of crates/tidy
 	cargo fmt --all -- --check
