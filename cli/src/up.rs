@@ -251,7 +251,8 @@ fn print_ready(ready: &Ready) {
     let text = format!(
         "\n  router         {listening}\n  OpenAI API     {http}/v1\n{nodes}\n  Ready. In another terminal:\n    \
          {binary} generate{server} \"Once upon a time\"\n    \
-         {binary} status --admin {admin} --admin-api-key {admin_key}\n  Ctrl-C stops everything.\n\n"
+         {binary} status --admin {admin} --admin-api-key {admin_key}\n    \
+         {binary} loadtest{server} --skew hot-set --report report.html --admin {admin} --admin-api-key {admin_key}\n  Ctrl-C stops everything.\n\n"
     );
     let mut stdout = std::io::stdout();
     if stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err() {
