@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
-use guildhall_telemetry::{MetricsPage, TIDY_EVERY};
+use guildhall_telemetry::MetricsPage;
 use tokio::net::TcpListener;
 
 use crate::shard::Shard;
@@ -39,15 +39,7 @@ pub(crate) async fn open(
         tokio::select! {
             served = serving => served.map_err(failed("serving the probe address")),
             // It does not end.
-            () = tidy(page) => Ok(()),
+            () = page.keep_tidy() => Ok(()),
         }
     })
-}
-
-/// Keeps what is recorded small.
-async fn tidy(page: MetricsPage) {
-    loop {
-        tokio::time::sleep(TIDY_EVERY).await;
-        page.tidy();
-    }
 }

@@ -3,7 +3,7 @@
 pub use ::metrics::{Counter, Histogram};
 pub use errors::error_chain;
 pub use logs::{LogFormat, init_logs};
-pub use metrics::{Metric, MetricKind, MetricsPage, TIDY_EVERY};
+pub use metrics::{Metric, MetricKind, MetricsPage};
 pub use trace_context::{InvalidTraceContext, TraceContext};
 
 mod errors;

@@ -125,8 +125,8 @@ pub struct MetricsPage(PrometheusHandle);
 
 /// A gauge that nobody sets for so long is shown no more: what it said is not known any longer.
 const FORGET_GAUGES: Duration = Duration::from_secs(60);
-/// How often [`MetricsPage::tidy`] should be called.
-pub const TIDY_EVERY: Duration = Duration::from_secs(5);
+/// Time between two times of putting what was recorded into buckets.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 static PAGE: OnceLock<Result<MetricsPage, String>> = OnceLock::new();
 
@@ -172,9 +172,12 @@ impl MetricsPage {
         self.0.render()
     }
 
-    /// Puts what was recorded into buckets; until then each value takes memory.
-    pub fn tidy(&self) {
-        self.0.run_upkeep();
+    /// Puts what is recorded into buckets from time to time, for ever; until then each value takes memory.
+    pub async fn keep_tidy(self) {
+        loop {
+            tokio::time::sleep(TIDY_EVERY).await;
+            self.0.run_upkeep();
+        }
     }
 }
 
@@ -195,7 +198,6 @@ mod tests {
         CALLS.counter_of(&["a"]).increment(1);
         CALLS.counted(&["b"], 7);
         LEVEL.set(&[], 0.25);
-        page.tidy();
         let text = page.render();
         for line in [
             "# HELP t_seconds How long it took.",

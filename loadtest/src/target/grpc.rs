@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use guildhall_telemetry::error_chain;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
@@ -28,7 +29,7 @@ pub(crate) async fn connect(address: &str) -> Result<Channel, Error> {
     endpoint
         .connect()
         .await
-        .map_err(|error| unreachable(format!("cannot connect: {}", causes(&error))))
+        .map_err(|error| unreachable(format!("cannot connect: {}", error_chain(&error))))
 }
 
 /// A call with a key, if there is one.
@@ -48,15 +49,4 @@ impl From<Status> for Failure {
         let code = format!("{:?}", status.code());
         Self::new(&code, status.message())
     }
-}
-
-/// An error with everything behind it.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use guildhall_telemetry::error_chain;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, Response};
 use hyper_util::client::legacy::Client;
@@ -12,7 +13,6 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::events::Events;
-use super::grpc::causes;
 use super::{Failure, Heard, Server, Target, Usage};
 use crate::Error;
 use crate::schedule::{Planned, Prompt};
@@ -114,7 +114,7 @@ impl OpenAi {
         let request =
             request.body(Full::new(body)).map_err(|error| Failure::new("no sense", error))?;
         let response = self.client.request(request).await;
-        let response = response.map_err(|error| Failure::new("connection", causes(&error)))?;
+        let response = response.map_err(|error| Failure::new("connection", error_chain(&error)))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -188,7 +188,7 @@ fn hear(event: &str, heard: &mut Heard) -> Result<(), Failure> {
 }
 
 fn cut_off(error: hyper::Error) -> Failure {
-    Failure::new("cut off", causes(&error))
+    Failure::new("cut off", error_chain(&error))
 }
 
 impl Target for OpenAi {

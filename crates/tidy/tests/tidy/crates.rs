@@ -33,7 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "expert-node",
         &["ids", "proto", "kernels", "telemetry", "checkpoint", "transport", "cluster"],
     ),
-    ("loadtest", &["proto", "placement"]),
+    ("loadtest", &["proto", "telemetry", "placement"]),
     (
         "cli",
         &[

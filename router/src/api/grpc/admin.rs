@@ -2,7 +2,7 @@
 
 use guildhall_proto::v1;
 use guildhall_proto::v1::admin_server::{Admin, AdminServer};
-use guildhall_telemetry::{MetricsPage, TIDY_EVERY};
+use guildhall_telemetry::MetricsPage;
 use guildhall_transport::{reflection, server_builder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -39,21 +39,12 @@ pub(crate) async fn serve_admin(
         .add_service(AdminServer::new(Service(frontend)))
         .add_service(health);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let tidying = tidy(page);
     let serving = reflection(router)
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::select! {
         served = serving => Ok(served?),
         // It does not end.
-        () = tidying => Ok(()),
-    }
-}
-
-/// Keeps what is recorded small, for ever.
-async fn tidy(page: MetricsPage) {
-    loop {
-        tokio::time::sleep(TIDY_EVERY).await;
-        page.tidy();
+        () = page.keep_tidy() => Ok(()),
     }
 }
 
