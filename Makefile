@@ -4,10 +4,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 export CARGO_INCREMENTAL := 0
 
-.PHONY: help serve test check fmt bench soak fuzz golden demo
+.PHONY: help serve test check fmt bench bench-peers soak fuzz golden demo
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: target/tools/bin/protox ## Start a router and three expert nodes with the demonstration model
 	cargo run --release --package guildhall-cli -- up
@@ -70,6 +70,10 @@ bench: target/tools/bin/protox target/etcd ## Kernels, round trips and tokens pe
 	cargo bench --package guildhall-cli --bench serving
 	cargo bench --package guildhall-cli --bench failover
 	cargo bench --package guildhall-cli --bench control_plane
+
+# The variables are paths; whichever are given are measured. BENCHMARKS.md says how they were built.
+bench-peers: target/tools/bin/protox ## Guildhall beside LLAMA_CPP=, IK_LLAMA_CPP= (folders of programs), TRANSFORMERS_PYTHON=
+	cargo bench --package guildhall-cli --bench peers
 
 soak: target/tools/bin/protox ## Five minutes of random load, cancels and deadlines
 	cargo test --package guildhall-cli --test soak -- --seconds 300

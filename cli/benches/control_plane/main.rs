@@ -20,7 +20,7 @@ use support::{model, request};
 #[path = "../support/mod.rs"]
 mod support;
 
-const SHAPE: model::Shape = model::Shape { layers: 4 };
+const SHAPE: model::Shape = model::q3(4);
 const STREAMS: u32 = 32;
 const TOKENS: u32 = 3500;
 const KEY: &str = "secret";

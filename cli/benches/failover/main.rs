@@ -15,7 +15,7 @@ use support::{model, request};
 #[path = "../support/mod.rs"]
 mod support;
 
-const SHAPE: model::Shape = model::Shape { layers: 4 };
+const SHAPE: model::Shape = model::q3(4);
 const STREAMS: u32 = 32;
 const TOKENS: u32 = 1000;
 /// Before and after the node is killed.

@@ -18,7 +18,7 @@ mod overload;
 #[path = "../support/mod.rs"]
 mod support;
 
-const SHAPE: model::Shape = model::Shape { layers: 4 };
+const SHAPE: model::Shape = model::q3(4);
 const STREAMS: u32 = 32;
 const TOKENS: u32 = 128;
 const PREFIX_TOKENS: u32 = 1000;
@@ -72,7 +72,7 @@ async fn at_once(client: &Client, alone: &[Vec<u32>]) -> f64 {
 fn with_prefix(prefix: u32, number: u32) -> v1::GenerateRequest {
     let mut request = request(prefix, PREFIX_TOKENS, 1);
     if let Some(v1::generate_request::Prompt::TokenIds(ids)) = &mut request.prompt {
-        ids.ids.extend((0..8).map(|i| (i * 31 + number * 977) % model::VOCAB));
+        ids.ids.extend((0..8).map(|i| (i * 31 + number * 977) % model::TOKEN_IDS));
     }
     request
 }

@@ -13,7 +13,7 @@ mod speed;
 #[path = "../support/mod.rs"]
 mod support;
 
-const SHAPE: model::Shape = model::Shape { layers: 4 };
+const SHAPE: model::Shape = model::q3(4);
 const ROUNDS: usize = 3;
 /// Name, and the arguments of `guildhall up`.
 const SET_UPS: [(&str, &[&str]); 3] = [

@@ -13,7 +13,7 @@ mod speed;
 #[path = "../support/mod.rs"]
 mod support;
 
-const SHAPE: model::Shape = model::Shape { layers: 12 };
+const SHAPE: model::Shape = model::q3(12);
 const ROUNDS: usize = 3;
 /// Of experts and of all else.
 const FORMATS: [(&str, &str); 3] = [("bf16", "bf16"), ("int8", "int8"), ("int4", "int8")];
