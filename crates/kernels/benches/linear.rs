@@ -13,7 +13,7 @@ use std::time::Instant;
 use candle_core::{DType, Device as Place, Tensor as Matrix};
 use guildhall_kernels::{
     CpuOptions, Device, Dtype, ExpertRows, ExpertWeights, GateOptions, InstructionSet, Linear,
-    Tensor,
+    Tensor, WeightFormat,
 };
 
 const THREADS: usize = 2;
@@ -38,10 +38,15 @@ fn main() {
         linear_table(dtype, &sets);
     }
     println!();
-    println!("expert_ffn hidden 2048, width 1024, 64 experts top-8, bf16, weights cold");
-    println!("  tokens  instructions       us  best us   GB/s  GFLOP/s");
+    println!("expert_ffn hidden 2048, width 1024, 64 experts top-8, weights cold");
+    println!("  format  tokens  instructions       us  best us   GB/s  GFLOP/s");
     for tokens in [1, 32] {
-        expert_table(tokens, &sets);
+        expert_table(tokens, Dtype::Bf16.into(), &sets);
+    }
+    for format in [Dtype::Bf16.into(), WeightFormat::Int8, WeightFormat::Int4] {
+        for tokens in [1, 8, 32, 512] {
+            expert_table(tokens, format, &[InstructionSet::detect()]);
+        }
     }
 }
 
@@ -152,19 +157,19 @@ fn linear_table(dtype: Dtype, sets: &[InstructionSet]) {
     }
 }
 
-fn expert_table(tokens: usize, sets: &[InstructionSet]) {
+fn expert_table(tokens: usize, format: WeightFormat, sets: &[InstructionSet]) {
     const EXPERTS: usize = 64;
     const WIDTH: usize = 1024;
     let gate = matrix(WIDTH, INPUTS, Dtype::Bf16);
     let down = matrix(INPUTS, WIDTH, Dtype::Bf16);
     for &set in sets {
         let device = device(set);
-        let pack = |_| device.expert_weights(&gate, &gate, &down, Dtype::Bf16).unwrap();
+        let pack = |_| device.expert_weights(&gate, &gate, &down, format).unwrap();
         let experts: Vec<ExpertWeights> = (0..EXPERTS).map(pack).collect();
         let x = activations(&device, tokens);
         let mut times = Vec::new();
         let mut bytes = 0;
-        for _ in 0..if tokens == 1 { 101 } else { 25 } {
+        for _ in 0..if tokens < 32 { 101 } else { 25 } {
             let groups = route(&device, tokens, EXPERTS);
             let groups: Vec<_> = experts
                 .iter()
@@ -177,7 +182,7 @@ fn expert_table(tokens: usize, sets: &[InstructionSet]) {
         }
         let (us, best) = summary(times);
         println!(
-            "{tokens:>8}  {set:<12} {us:>8.0} {best:>8.0} {:>6.1} {:>8.0}",
+            "{format:>8} {tokens:>7}  {set:<12} {us:>8.0} {best:>8.0} {:>6.1} {:>8.0}",
             bytes as f64 / us / 1e3,
             (tokens * 8 * 3 * 2 * INPUTS * WIDTH) as f64 / us / 1e3,
         );

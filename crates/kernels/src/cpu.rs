@@ -242,9 +242,9 @@ impl Kernel {
         }
     }
 
-    /// Quantises `values`, whole groups but for the last one, to bytes, scales and sums, with the same result on every
+    /// Quantises `values`, whole groups but for the last one, to bytes, scales, sums and scaled sums, with the same result on every
     /// instruction set.
-    pub(crate) fn quantise(self, values: &[f32], parts: [&mut [u32]; 3]) {
+    pub(crate) fn quantise(self, values: &[f32], parts: [&mut [u32]; 4]) {
         match self.set {
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx512Bf16 | InstructionSet::Amx => {

@@ -156,24 +156,21 @@ impl Tiles {
     }
 }
 
-/// Panels whose groups are multiplied at once.
-pub(super) const GROUP_PANELS: usize = 4;
-
-/// The products of a group: `[panel][row]`, sixteen outputs each.
+/// The products of a group of a panel: `[row]`, sixteen outputs each.
 #[repr(C, align(64))]
-pub(super) struct GroupProducts(pub(super) [[[i32; LANES]; REGISTER_ROWS]; GROUP_PANELS]);
+pub(super) struct GroupProducts(pub(super) [[i32; LANES]; REGISTER_ROWS]);
 
 impl Tiles {
-    /// Multiplies a group of bytes of each row, the first at `x`, with [`GROUP_LINES`] lines of each panel.
+    /// Multiplies a group of bytes of each row, the first at `x`, with the [`GROUP_LINES`] lines of a panel.
     ///
     /// # Safety
     /// The registers are configured for a group of bytes. Each row, `x_stride` bytes after the one before, has 32
-    /// bytes, and each panel the lines of a group.
+    /// bytes, and the panel the lines of a group.
     #[inline]
     pub(super) unsafe fn multiply_group(
         &self,
         (x, x_stride): (*const u32, usize),
-        panels: [*const Line; GROUP_PANELS],
+        panel: *const Line,
         products: &mut GroupProducts,
     ) {
         // SAFETY: the caller vouches for what is read; a register has no more rows than there are products.
@@ -181,27 +178,12 @@ impl Tiles {
             asm!(
                 "tileloadd tmm4, [{x} + {x_stride}*1]",
                 "tilezero tmm0",
-                "tileloadd tmm6, [{panel0} + {line}*1]",
+                "tileloadd tmm6, [{panel} + {line}*1]",
                 "tdpbssd tmm0, tmm4, tmm6",
                 "tilestored [{products} + {line}*1], tmm0",
-                "tilezero tmm1",
-                "tileloadd tmm7, [{panel1} + {line}*1]",
-                "tdpbssd tmm1, tmm4, tmm7",
-                "tilestored [{products} + {line}*1 + 1024], tmm1",
-                "tilezero tmm2",
-                "tileloadd tmm6, [{panel2} + {line}*1]",
-                "tdpbssd tmm2, tmm4, tmm6",
-                "tilestored [{products} + {line}*1 + 2048], tmm2",
-                "tilezero tmm3",
-                "tileloadd tmm7, [{panel3} + {line}*1]",
-                "tdpbssd tmm3, tmm4, tmm7",
-                "tilestored [{products} + {line}*1 + 3072], tmm3",
                 x = in(reg) x,
                 x_stride = in(reg) x_stride,
-                panel0 = in(reg) panels[0],
-                panel1 = in(reg) panels[1],
-                panel2 = in(reg) panels[2],
-                panel3 = in(reg) panels[3],
+                panel = in(reg) panel,
                 line = in(reg) size_of::<Line>(),
                 products = in(reg) &raw mut *products,
                 options(nostack),

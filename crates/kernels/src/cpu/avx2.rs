@@ -205,7 +205,7 @@ pub(super) fn accumulate_groups(
 
 /// Quantises `values` to bytes, scales and sums.
 #[target_feature(enable = "avx2")]
-pub(super) fn quantise(values: &[f32], parts: [&mut [u32]; 3]) {
+pub(super) fn quantise(values: &[f32], parts: [&mut [u32]; 4]) {
     portable::quantise(values, parts);
 }
 

@@ -160,11 +160,11 @@ fn products_of_group(
     products
 }
 
-/// Quantises `values`, whole groups but for the last one, to bytes, scales and sums.
+/// Quantises `values`, whole groups but for the last one, to bytes, scales, sums and scaled sums.
 #[inline(always)]
-pub(super) fn quantise(values: &[f32], [bytes, scales, sums]: [&mut [u32]; 3]) {
-    let places = bytes.chunks_mut(GROUP_WORDS).zip(scales).zip(sums);
-    for (values, ((bytes, scale), sum)) in values.chunks(GROUP_COLUMNS).zip(places) {
-        [*scale, *sum] = quantise_group(values, bytes);
+pub(super) fn quantise(values: &[f32], [bytes, scales, sums, scaled]: [&mut [u32]; 4]) {
+    let places = bytes.chunks_mut(GROUP_WORDS).zip(scales).zip(sums).zip(scaled);
+    for (values, (((bytes, scale), sum), scaled)) in values.chunks(GROUP_COLUMNS).zip(places) {
+        [*scale, *sum, *scaled] = quantise_group(values, bytes);
     }
 }

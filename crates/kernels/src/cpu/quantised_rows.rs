@@ -2,14 +2,18 @@
 
 use std::ops::Range;
 
-use super::LANES;
+use super::{LANES, REGISTER_ROWS};
 use crate::dtype::round_to_bf16;
 use crate::weights::quantised::GROUP_COLUMNS;
 
 /// Words of the bytes of one group.
 pub(crate) const GROUP_WORDS: usize = GROUP_COLUMNS / 4;
 
-/// Where the words of one row are: the bytes of all groups, then the scales of all, then the sums of all.
+/// Words that a group has besides: its scale, its sum, and the sum scaled.
+const WORDS_BESIDES: usize = 3;
+
+/// Where the words of one row are: the bytes of all groups, then the scales of all, the sums of all, the scaled sums of
+/// all.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowLayout {
     /// Groups of a row.
@@ -22,23 +26,21 @@ impl RowLayout {
     }
 
     pub(crate) fn of_words(words: usize) -> Self {
-        Self { groups: words / (GROUP_WORDS + 2) }
+        Self { groups: words / (GROUP_WORDS + WORDS_BESIDES) }
     }
 
     /// Words of a row.
     pub(crate) fn words(self) -> usize {
-        self.groups * (GROUP_WORDS + 2)
+        self.groups * (GROUP_WORDS + WORDS_BESIDES)
     }
 
-    /// The words of the bytes, the scales and the sums of some groups.
-    pub(crate) fn parts(self, groups: &Range<usize>) -> [Range<usize>; 3] {
-        let scales = self.groups * GROUP_WORDS;
-        let sums = scales + self.groups;
-        [
-            groups.start * GROUP_WORDS..groups.end * GROUP_WORDS,
-            scales + groups.start..scales + groups.end,
-            sums + groups.start..sums + groups.end,
-        ]
+    /// The words of the bytes, the scales, the sums and the scaled sums of some groups.
+    pub(crate) fn parts(self, groups: &Range<usize>) -> [Range<usize>; 1 + WORDS_BESIDES] {
+        let besides = |part| {
+            let first = self.groups * (GROUP_WORDS + part);
+            first + groups.start..first + groups.end
+        };
+        [groups.start * GROUP_WORDS..groups.end * GROUP_WORDS, besides(0), besides(1), besides(2)]
     }
 }
 
@@ -64,30 +66,79 @@ impl<'a> QuantisedRows<'a> {
 
     #[inline(always)]
     pub(crate) fn scale(&self, row: usize, group: usize) -> f32 {
-        let scales = self.layout.groups * GROUP_WORDS;
-        f32::from_bits(self.words[row * self.stride + scales + self.first_group + group])
+        f32::from_bits(self.besides(0, row, group))
     }
 
     /// The sum of the bytes of a group.
     #[inline(always)]
     pub(crate) fn sum(&self, row: usize, group: usize) -> i32 {
-        let sums = self.layout.groups * (GROUP_WORDS + 1);
-        self.words[row * self.stride + sums + self.first_group + group] as i32
+        self.besides(1, row, group) as i32
     }
 
     /// The sum of the values that the bytes of a group stand for.
     #[inline(always)]
     pub(crate) fn scaled_sum(&self, row: usize, group: usize) -> f32 {
-        self.sum(row, group) as f32 * self.scale(row, group)
+        f32::from_bits(self.besides(2, row, group))
+    }
+
+    /// A group of the first [`REGISTER_ROWS`] rows, those beyond the last one with any values.
+    #[inline(always)]
+    pub(crate) fn register(&self, group: usize) -> RegisterOfRows<'a> {
+        let group = self.first_group + group;
+        let besides = |part| {
+            let words = &self.words[self.layout.groups * (GROUP_WORDS + part) + group..];
+            &words[..(REGISTER_ROWS - 1) * self.stride + 1]
+        };
+        RegisterOfRows {
+            stride: self.stride,
+            quants: &self.words[group * GROUP_WORDS..]
+                [..(REGISTER_ROWS - 1) * self.stride + GROUP_WORDS],
+            scales: besides(0),
+            scaled_sums: besides(2),
+        }
+    }
+
+    #[inline(always)]
+    fn besides(&self, part: usize, row: usize, group: usize) -> u32 {
+        let first = self.layout.groups * (GROUP_WORDS + part);
+        self.words[row * self.stride + first + self.first_group + group]
     }
 }
 
-/// Rounds one group of `values`, at most 32, to bf16 and quantises it: writes the bytes, and returns the scale and the
-/// sum as words.
+/// One group of as many rows as a register has.
+#[derive(Clone, Copy)]
+pub(crate) struct RegisterOfRows<'a> {
+    pub(crate) stride: usize,
+    /// From the bytes of the first row on.
+    pub(crate) quants: &'a [u32],
+    /// From the scale of the first row to that of the last.
+    scales: &'a [u32],
+    /// The same of the scaled sums.
+    scaled_sums: &'a [u32],
+}
+
+impl RegisterOfRows<'_> {
+    /// The scale and the scaled sum of one of the rows.
+    ///
+    /// # Safety
+    /// `row` is below [`REGISTER_ROWS`].
+    #[inline(always)]
+    pub(crate) unsafe fn scales(&self, row: usize) -> (f32, f32) {
+        // SAFETY: both reach to the last row.
+        let words = unsafe {
+            let at = row * self.stride;
+            (*self.scales.get_unchecked(at), *self.scaled_sums.get_unchecked(at))
+        };
+        (f32::from_bits(words.0), f32::from_bits(words.1))
+    }
+}
+
+/// Rounds one group of `values`, at most 32, to bf16 and quantises it: writes the bytes, and returns the scale, the sum
+/// and the scaled sum as words.
 ///
 /// A value that is not finite makes the scale so, and with it all that this row gives.
 #[inline(always)]
-pub(crate) fn quantise(values: &[f32], bytes: &mut [u32]) -> [u32; 2] {
+pub(crate) fn quantise(values: &[f32], bytes: &mut [u32]) -> [u32; WORDS_BESIDES] {
     let mut padded = [0.0f32; GROUP_COLUMNS];
     for (padded, &value) in padded.iter_mut().zip(values) {
         // What travels as bf16 gives the same bytes as what does not.
@@ -103,14 +154,14 @@ pub(crate) fn quantise(values: &[f32], bytes: &mut [u32]) -> [u32; 2] {
     let largest = f32::from_bits(largest.into_iter().fold(0, u32::max));
     let scale = largest / 127.0;
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-    let mut sum = 0;
+    let mut sum = 0i32;
     for (word, values) in bytes.iter_mut().zip(padded.as_chunks::<4>().0) {
         // Adding this leaves the nearest integer, ties to even, in the low bits.
         let quants = values.map(|value| (value * inverse + 12_582_912.0).to_bits() as u8);
         sum += quants.iter().map(|&quant| i32::from(quant as i8)).sum::<i32>();
         *word = u32::from_le_bytes(quants);
     }
-    [scale.to_bits(), sum as u32]
+    [scale.to_bits(), sum as u32, (sum as f32 * scale).to_bits()]
 }
 
 #[cfg(test)]
@@ -121,8 +172,9 @@ mod tests {
     fn values_are_within_half_a_unit_and_the_rounding() {
         let values: Vec<f32> = (0..30).map(|i| (i as f32 * 0.7).sin() * i as f32).collect();
         let mut words = [0; GROUP_WORDS];
-        let [scale, sum] = quantise(&values, &mut words);
+        let [scale, sum, scaled] = quantise(&values, &mut words);
         let scale = f32::from_bits(scale);
+        assert_eq!(f32::from_bits(scaled), sum as i32 as f32 * scale);
         let bytes = words.map(u32::to_le_bytes);
         let quants = bytes.as_flattened().iter().map(|&byte| byte as i8);
         assert_eq!(sum as i32, quants.clone().map(i32::from).sum::<i32>());
@@ -139,9 +191,9 @@ mod tests {
     fn what_is_not_finite_shows() {
         let mut words = [0; GROUP_WORDS];
         for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let [scale, _] = quantise(&[1.0, broken, 2.0], &mut words);
+            let [scale, ..] = quantise(&[1.0, broken, 2.0], &mut words);
             assert!(!f32::from_bits(scale).is_finite());
         }
-        assert_eq!(quantise(&[0.0; 32], &mut words), [0, 0]);
+        assert_eq!(quantise(&[0.0; 32], &mut words), [0, 0, 0]);
     }
 }

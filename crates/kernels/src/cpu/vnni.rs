@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::amx::{Columns, GROUP_PANELS, GroupProducts, Tiles};
+use super::amx::{Columns, GroupProducts, Tiles};
 use super::quantised_rows::QuantisedRows;
-use super::{LANES, Lanes, Line, REGISTER_ROWS, SumsOfRow, portable};
+use super::{LANES, Line, REGISTER_ROWS, SumsOfRow, portable};
 use crate::weights::quantised::{Bits, GROUP_LINES, OfOutputs, PanelGroups};
 
 /// How far ahead of its use a line is asked for, in bytes, in each of the panels of a tile.
@@ -19,24 +19,10 @@ pub(super) fn accumulate_groups(
     panels: &[PanelGroups<'_>],
     sums: &mut [SumsOfRow],
 ) {
-    let groups = panels.first().map_or(0, PanelGroups::groups);
-    for group in 0..groups {
-        for (at, panel) in panels.iter().enumerate() {
-            let lines = bytes_of(panel, group);
-            let outputs = Outputs::of(panel, group);
-            for (row, sums) in sums.iter_mut().enumerate().take(x.rows) {
-                // One factor is without a sign: with eight bits, weights that 128 was added to.
-                let offset = if panel.bits == Bits::Eight { -128 * x.sum(row, group) } else { 0 };
-                let (mut even, mut odd) = (_mm512_set1_epi32(offset), _mm512_setzero_si512());
-                let words = x.quants(row, group).as_chunks::<2>().0;
-                for (lines, words) in lines.as_chunks::<2>().0.iter().zip(words) {
-                    even = _mm512_dpbusd_epi32(even, lines[0], _mm512_set1_epi32(words[0] as i32));
-                    odd = _mm512_dpbusd_epi32(odd, lines[1], _mm512_set1_epi32(words[1] as i32));
-                }
-                let scale = (x.scale(row, group), x.scaled_sum(row, group));
-                outputs.add(_mm512_add_epi32(even, odd), scale, &mut sums[at]);
-            }
-        }
+    match panels.first().map(|panel| panel.bits) {
+        Some(Bits::Eight) => add_rows::<EIGHT_BITS>(x, panels, sums),
+        Some(Bits::Four) => add_rows::<FOUR_BITS>(x, panels, sums),
+        None => {}
     }
 }
 
@@ -47,80 +33,133 @@ pub(super) fn accumulate_groups_in_tiles(
     panels: &[PanelGroups<'_>],
     sums: &mut [SumsOfRow],
 ) {
-    let rows = x.rows.min(sums.len()).min(REGISTER_ROWS);
-    if rows <= FEW_ROWS {
-        return accumulate_groups(x, panels, sums);
+    match panels.first().map(|panel| panel.bits) {
+        Some(_) if x.rows.min(sums.len()) <= FEW_ROWS => accumulate_groups(x, panels, sums),
+        Some(Bits::Eight) => add_tile::<EIGHT_BITS>(x, panels, sums),
+        Some(Bits::Four) => add_tile::<FOUR_BITS>(x, panels, sums),
+        None => {}
     }
-    assert!(
-        rows > 0 && x.words.len() >= (rows - 1) * x.stride + x.layout.words(),
-        "rows end early"
-    );
-    let mut products = GroupProducts([[[0; LANES]; REGISTER_ROWS]; GROUP_PANELS]);
-    let mut bytes = [[Line([0; LANES]); GROUP_LINES]; GROUP_PANELS];
+}
+
+/// Whether outputs have a minimum.
+const EIGHT_BITS: bool = false;
+const FOUR_BITS: bool = true;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn add_rows<const MINIMUM: bool>(
+    x: QuantisedRows<'_>,
+    panels: &[PanelGroups<'_>],
+    sums: &mut [SumsOfRow],
+) {
     let groups = panels.first().map_or(0, PanelGroups::groups);
-    // SAFETY: the caller has the registers, and no other tiles are configured here.
-    let tiles = unsafe { Tiles::configure(rows, Columns::GroupOfBytes) };
-    for first in (0..panels.len()).step_by(GROUP_PANELS) {
-        let panels = &panels[first..panels.len().min(first + GROUP_PANELS)];
-        for group in 0..groups {
-            let mut lines = [std::ptr::null(); GROUP_PANELS];
-            for ((lines, bytes), panel) in lines.iter_mut().zip(&mut bytes).zip(panels) {
-                *lines = ready(panel, group, bytes);
-            }
-            // The last panel stands in for those after it, whose products are not used.
-            let lines = std::array::from_fn(|at| lines[at.min(panels.len() - 1)]);
-            // SAFETY: as many rows as the registers have are there, and the lines of a group.
-            unsafe {
-                let quants = x.quants(0, group).as_ptr();
-                tiles.multiply_group((quants, x.stride * 4), lines, &mut products);
-            }
-            let outputs = outputs_of(panels, group);
-            for (row, sums) in sums.iter_mut().enumerate().take(rows) {
-                let scale = (x.scale(row, group), x.scaled_sum(row, group));
-                let sums = &mut sums[first..];
-                for ((outputs, products), sums) in outputs.iter().zip(&products.0).zip(sums) {
-                    // SAFETY: they are sixteen words, aligned to 64 bytes.
-                    let products = unsafe { _mm512_load_si512(products[row].as_ptr().cast()) };
-                    outputs.add(products, scale, sums);
+    for group in 0..groups {
+        for (at, panel) in panels.iter().enumerate() {
+            let lines = bytes_of(panel, group);
+            let outputs = Outputs::<MINIMUM>::of(panel, group);
+            for (row, sums) in sums.iter_mut().enumerate().take(x.rows) {
+                // One factor is without a sign: with eight bits, weights that 128 was added to.
+                let offset = if MINIMUM { 0 } else { -128 * x.sum(row, group) };
+                let (mut even, mut odd) = (_mm512_set1_epi32(offset), _mm512_setzero_si512());
+                let words = x.quants(row, group).as_chunks::<2>().0;
+                for (lines, words) in lines.as_chunks::<2>().0.iter().zip(words) {
+                    even = _mm512_dpbusd_epi32(even, lines[0], _mm512_set1_epi32(words[0] as i32));
+                    odd = _mm512_dpbusd_epi32(odd, lines[1], _mm512_set1_epi32(words[1] as i32));
                 }
+                let scaled_sum = if MINIMUM { x.scaled_sum(row, group) } else { 0.0 };
+                let of_row = (x.scale(row, group), scaled_sum);
+                let lanes = &mut sums[at].0;
+                // SAFETY: lanes are sixteen f32, aligned to 64 bytes.
+                let acc = unsafe { _mm512_load_ps(lanes.as_ptr()) };
+                let acc = outputs.add(_mm512_add_epi32(even, odd), of_row, acc);
+                // SAFETY: as above.
+                unsafe { _mm512_store_ps(lanes.as_mut_ptr(), acc) };
             }
         }
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn outputs_of(panels: &[PanelGroups<'_>], group: usize) -> [Outputs; GROUP_PANELS] {
-    std::array::from_fn(|at| Outputs::of(&panels[at.min(panels.len() - 1)], group))
+/// The sums of a register of rows and a panel stay in vector registers from the first group to the last.
+///
+/// What one unit stores, another one reads a stage later, for what a tile register has stored has to be in the cache
+/// before anything can read it:
+///
+/// ```text
+/// stage      0        1         2
+/// unpack     group 0  group 1   group 2
+/// multiply            group 0   group 1
+/// add                           group 0
+/// ```
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn add_tile<const MINIMUM: bool>(
+    x: QuantisedRows<'_>,
+    panels: &[PanelGroups<'_>],
+    sums: &mut [SumsOfRow],
+) {
+    let rows = x.rows.min(sums.len()).min(REGISTER_ROWS);
+    // SAFETY: the caller has the registers, and no other tiles are configured here.
+    let tiles = unsafe { Tiles::configure(rows, Columns::GroupOfBytes) };
+    let mut space = [[Line([0; LANES]); GROUP_LINES]; 2];
+    let mut products = [const { GroupProducts([[0; LANES]; REGISTER_ROWS]) }; 2];
+    for (at, panel) in panels.iter().enumerate() {
+        let mut acc = [_mm512_setzero_ps(); REGISTER_ROWS];
+        for (acc, sums) in acc.iter_mut().zip(&sums[..rows]) {
+            // SAFETY: lanes are sixteen f32, aligned to 64 bytes.
+            *acc = unsafe { _mm512_load_ps(sums[at].0.as_ptr()) };
+        }
+        let mut lines = [std::ptr::null(); 2];
+        let groups = panel.groups();
+        for stage in 0..groups + 2 {
+            if stage < groups {
+                lines[stage % 2] = ready(panel, stage, &mut space[stage % 2]);
+            }
+            if let Some(group) = stage.checked_sub(1).filter(|&group| group < groups) {
+                let quants = x.register(group).quants;
+                let place = (quants.as_ptr(), x.stride * 4);
+                // SAFETY: a register has as many rows as were configured, and the lines of the group are ready.
+                unsafe { tiles.multiply_group(place, lines[group % 2], &mut products[group % 2]) };
+            }
+            if let Some(group) = stage.checked_sub(2) {
+                let (outputs, x) = (Outputs::<MINIMUM>::of(panel, group), x.register(group));
+                for (row, acc) in acc.iter_mut().enumerate() {
+                    let products = products[group % 2].0[row].as_ptr();
+                    // SAFETY: they are sixteen words, aligned to 64 bytes; a register has this row.
+                    let (products, of_row) =
+                        unsafe { (_mm512_load_si512(products.cast()), x.scales(row)) };
+                    *acc = outputs.add(products, of_row, *acc);
+                }
+            }
+        }
+        for (acc, sums) in acc.iter().zip(&mut sums[..rows]) {
+            // SAFETY: as above.
+            unsafe { _mm512_store_ps(sums[at].0.as_mut_ptr(), *acc) };
+        }
+    }
 }
 
 /// What turns the products of a group into a part of the outputs.
-struct Outputs {
+struct Outputs<const MINIMUM: bool> {
     scale: __m512,
-    minimum: Option<__m512>,
+    minimum: __m512,
 }
 
-impl Outputs {
+impl<const MINIMUM: bool> Outputs<MINIMUM> {
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn of(panel: &PanelGroups<'_>, group: usize) -> Self {
-        let minimum = panel.minimum(group).map(|minimum| widen(minimum));
+        let minimum = panel.minimum(group).map_or(_mm512_setzero_ps(), |minimum| widen(minimum));
         Self { scale: widen(panel.scale(group)), minimum }
     }
 
     /// Adds `products`, which count `scale` each, and the minimum times the sum of x to `sums`.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn add(&self, products: __m512i, (scale, sum): (f32, f32), sums: &mut Lanes) {
-        // SAFETY: lanes are sixteen f32, aligned to 64 bytes.
-        let mut acc = unsafe { _mm512_load_ps(sums.0.as_ptr()) };
+    fn add(&self, products: __m512i, (scale, sum): (f32, f32), sums: __m512) -> __m512 {
         let scale = _mm512_mul_ps(self.scale, _mm512_set1_ps(scale));
-        acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scale, acc);
-        if let Some(minimum) = self.minimum {
-            acc = _mm512_fmadd_ps(minimum, _mm512_set1_ps(sum), acc);
+        let sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scale, sums);
+        match MINIMUM {
+            true => _mm512_fmadd_ps(self.minimum, _mm512_set1_ps(sum), sums),
+            false => sums,
         }
-        // SAFETY: as above.
-        unsafe { _mm512_store_ps(sums.0.as_mut_ptr(), acc) };
     }
 }
 
@@ -201,6 +240,6 @@ fn ask_ahead(line: &Line) {
 
 /// Quantises `values` to bytes, scales and sums.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn quantise(values: &[f32], parts: [&mut [u32]; 3]) {
+pub(super) fn quantise(values: &[f32], parts: [&mut [u32]; 4]) {
     portable::quantise(values, parts);
 }
