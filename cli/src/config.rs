@@ -176,6 +176,10 @@ pub(crate) struct UpOptions {
     #[arg(long, env = "GUILDHALL_DENSE_WEIGHTS", value_name = "FORMAT")]
     pub(crate) dense_weights: Option<WeightFormat>,
 
+    /// --busy-poll of the router and the nodes; default: theirs, or 0 if there are more processes than cores.
+    #[arg(long, env = "GUILDHALL_BUSY_POLL", value_name = "MICROSECONDS")]
+    pub(crate) busy_poll: Option<u64>,
+
     /// Port of the gRPC API; 0: any free one.
     #[arg(long, env = "GUILDHALL_GRPC_PORT", default_value_t = 50051)]
     pub(crate) grpc_port: u16,

@@ -145,6 +145,15 @@ impl Cluster<'_> {
         self.start("router".into(), command)
     }
 
+    /// Whether there are more processes than cores: one that looks for messages would take another one's.
+    fn crowded(&self) -> bool {
+        let nodes = match self.options.experts {
+            ExpertsMode::Remote => self.options.expert_nodes.get(),
+            ExpertsMode::Local => 0,
+        };
+        std::thread::available_parallelism().is_ok_and(|cores| cores.get() < 1 + nodes)
+    }
+
     /// This binary in another role, with what all roles share.
     fn guildhall(&self, role: &str) -> anyhow::Result<Command> {
         let binary = std::env::current_exe().context("finding the own binary")?;
@@ -154,6 +163,9 @@ impl Cluster<'_> {
         command.arg("--dtype").arg(&self.options.dtype);
         if let Some(format) = self.options.expert_weights {
             command.arg("--expert-weights").arg(format.to_string());
+        }
+        if let Some(busy_poll) = self.options.busy_poll.or_else(|| self.crowded().then_some(0)) {
+            command.arg("--busy-poll").arg(busy_poll.to_string());
         }
         command.arg("--log-format").arg(self.logs.log_format.to_string());
         command.arg("--log").arg(&self.logs.log);

@@ -1,8 +1,12 @@
-//! The thread that owns the device: takes waiting calls, computes them as one batch, answers each.
+//! The device and whoever has it: one batch at a time is taken from the waiting calls and computed, and each is answered.
+//!
+//! The compute thread does this, but for a small call that finds the device free: the thread that received it computes
+//! it at once, because handing it over and back takes two wakes of a sleeping thread, as long as the layer of a token.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -10,12 +14,15 @@ use bytes::Bytes;
 use guildhall_ids::{ExpertId, LayerIdx};
 use guildhall_kernels::{Device, Dtype, ExpertRows, Tensor};
 use guildhall_transport::{
-    Call, CallFailure, CallOutputs, FailureReason, NodeEvent, NodeTimings, ReplySlot,
+    BusyPoll, Call, CallFailure, CallOutputs, FailureReason, NodeEvent, NodeTimings, ReplySlot,
 };
 
 use crate::batcher::{Waiting, plan_pass, take_batch};
 use crate::shard::{Held, Shard};
 use crate::{Error, metrics};
+
+/// Pairs of a call that is computed where it was received: some milliseconds at most, in which nothing else is received.
+const SMALL_CALL_PAIRS: usize = 32;
 
 /// A call on its way to the device.
 struct Job {
@@ -50,52 +57,94 @@ impl Job {
 #[derive(Clone)]
 pub(crate) struct ComputeQueue {
     jobs: SyncSender<Job>,
+    worker: Arc<Worker>,
+    turn: Arc<Turn>,
 }
 
 impl ComputeQueue {
-    /// Queues a call, or refuses it at once when the queue is full.
-    pub(crate) fn submit(&self, call: Call, reply: ReplySlot) {
-        match self.jobs.try_send(Job { call, reply, arrived: Instant::now() }) {
-            Ok(()) => {}
+    /// Computes a small call if the device is free and `alone`, else queues it, or refuses it at once when the queue is
+    /// full. Calls of several routers are queued, so that they become one batch.
+    pub(crate) fn submit(&self, call: Call, reply: ReplySlot, alone: bool) {
+        let job = Job { call, reply, arrived: Instant::now() };
+        if alone
+            && job.pairs() <= SMALL_CALL_PAIRS
+            && let Some(_device) = self.turn.take_if_idle()
+        {
+            return self.worker.serve(vec![job]);
+        }
+        self.turn.queued.fetch_add(1, Ordering::AcqRel);
+        let (job, reason, message) = match self.jobs.try_send(job) {
+            Ok(()) => return,
             Err(TrySendError::Full(job)) => {
-                job.fail(FailureReason::Overloaded, "the queue of this node is full".into());
+                (job, FailureReason::Overloaded, "the queue of this node is full")
             }
             Err(TrySendError::Disconnected(job)) => {
-                job.fail(FailureReason::Compute, "the compute thread has ended".into());
+                (job, FailureReason::Compute, "the compute thread has ended")
             }
-        }
+        };
+        self.turn.queued.fetch_sub(1, Ordering::AcqRel);
+        job.fail(reason, message.into());
     }
 }
 
-/// The thread's own state.
+/// Whose turn it is to compute.
+#[derive(Default)]
+struct Turn {
+    /// Held by the one thread that uses the device.
+    device: Mutex<()>,
+    /// Calls that were queued and are not answered.
+    queued: AtomicUsize,
+}
+
+impl Turn {
+    fn take(&self) -> MutexGuard<'_, ()> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing if something waits or is computed.
+    fn take_if_idle(&self) -> Option<MutexGuard<'_, ()>> {
+        let nothing_waits = self.queued.load(Ordering::Acquire) == 0;
+        nothing_waits.then(|| self.device.try_lock().ok()).flatten()
+    }
+}
+
+/// What computing takes.
 pub(crate) struct Worker {
     pub(crate) device: Device,
     pub(crate) dtype: Dtype,
     pub(crate) shard: Arc<Shard>,
     pub(crate) max_batch_pairs: usize,
+    /// How long the compute thread looks for calls before it sleeps.
+    pub(crate) busy_poll: BusyPoll,
 }
 
 impl Worker {
     /// Starts the thread with room for `max_queued` calls.
     pub(crate) fn start(self, max_queued: usize) -> Result<(ComputeQueue, JoinHandle<()>), Error> {
         let (jobs, received) = sync_channel(max_queued);
+        let (worker, turn) = (Arc::new(self), Arc::<Turn>::default());
+        let queue = ComputeQueue { jobs, worker: Arc::clone(&worker), turn: Arc::clone(&turn) };
         let thread = std::thread::Builder::new()
             .name("compute".into())
-            .spawn(move || self.run(&received))
+            .spawn(move || worker.run(&received, &turn))
             .map_err(|source| Error::System { what: "starting the compute thread", source })?;
-        Ok((ComputeQueue { jobs }, thread))
+        Ok((queue, thread))
     }
 
-    fn run(&self, jobs: &Receiver<Job>) {
+    fn run(&self, jobs: &Receiver<Job>, turn: &Turn) {
         let mut waiting = VecDeque::new();
         loop {
             if waiting.is_empty() {
-                let Ok(job) = jobs.recv() else { return };
+                let Some(job) = self.busy_poll.receive(jobs) else { return };
                 waiting.push_back(job);
             }
             waiting.extend(jobs.try_iter());
             let batch = take_batch(&mut waiting, self.max_batch_pairs);
+            let calls = batch.len();
+            let device = turn.take();
             self.serve(batch);
+            drop(device);
+            turn.queued.fetch_sub(calls, Ordering::AcqRel);
         }
     }
 
@@ -206,4 +255,22 @@ fn gather(all: &Bytes, rows: &[u32], row_bytes: usize) -> Bytes {
         gathered.extend_from_slice(&all[range(row)]);
     }
     gathered.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_in_use_or_waited_for_is_not_idle() {
+        let turn = Turn::default();
+        let first = turn.take_if_idle();
+        assert!(first.is_some());
+        assert!(turn.take_if_idle().is_none());
+        drop(first);
+        turn.queued.fetch_add(1, Ordering::AcqRel);
+        assert!(turn.take_if_idle().is_none());
+        turn.queued.fetch_sub(1, Ordering::AcqRel);
+        assert!(turn.take_if_idle().is_some());
+    }
 }

@@ -63,6 +63,12 @@ pub struct ExpertNodeConfig {
     #[arg(long, env = "GUILDHALL_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
 
+    /// Microseconds that a thread looks for calls before it sleeps, in the middle of a step: to wake it takes longer than a
+    /// round trip. It offers its core to others meanwhile; where these need it, 0 is better.
+    #[arg(long, env = "GUILDHALL_BUSY_POLL", default_value = "1000", value_name = "MICROSECONDS",
+          value_parser = microseconds)]
+    pub busy_poll: Duration,
+
     /// portable, avx2, avx512, avx512-bf16 or amx; default: the fastest here.
     #[arg(long, env = "GUILDHALL_INSTRUCTION_SET", value_name = "NAME")]
     pub instruction_set: Option<InstructionSet>,
@@ -89,6 +95,12 @@ pub struct ExpertNodeConfig {
 fn speed(text: &str) -> Result<f64, String> {
     let speed = text.parse().ok().filter(|speed: &f64| speed.is_finite() && *speed > 0.0);
     speed.ok_or_else(|| format!("{text:?} is no number above 0"))
+}
+
+fn microseconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .map(Duration::from_micros)
+        .map_err(|_| format!("{text:?} is no number of microseconds"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

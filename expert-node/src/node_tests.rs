@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::path::Path;
+use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -10,9 +11,9 @@ use guildhall_checkpoint::Checkpoint;
 use guildhall_ids::{Epoch, ExpertId, ExpertIdx, LayerIdx};
 use guildhall_kernels::{CpuOptions, Device, Dtype};
 use guildhall_transport::{
-    Call, CallOutputs, ExpertLink as _, FailureReason, Handshake, InProcessLink, NodeEvent, Pair,
+    BusyPoll, Call, CallOutputs, ExpertLink as _, FailureReason, Handshake, InProcessLink,
+    Lifecycle, NodeEvent, Pair,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::service::{Node, NodeOptions};
@@ -27,7 +28,7 @@ struct Running {
     node: Node,
     thread: JoinHandle<()>,
     checkpoint: Checkpoint,
-    draining: CancellationToken,
+    lifecycle: Lifecycle,
     hashes: tempfile::TempDir,
 }
 
@@ -54,12 +55,13 @@ fn start_with(dtype: Dtype, capacity: u64) -> Running {
         capacity,
         max_queued_calls: 8,
         max_batch_pairs: 64,
+        busy_poll: BusyPoll::default(),
     };
-    let draining = CancellationToken::new();
+    let lifecycle = Lifecycle::default();
     let checkpoint = checkpoint();
     let supply = Supply::open(checkpoint.dir(), Some(hashes.path())).unwrap();
-    let (node, thread) = Node::start(supply, options, draining.clone()).unwrap();
-    Running { node, thread, checkpoint, draining, hashes }
+    let (node, thread) = Node::start(supply, options, lifecycle.clone()).unwrap();
+    Running { node, thread, checkpoint, lifecycle, hashes }
 }
 
 impl Running {
@@ -149,6 +151,22 @@ async fn outputs_come_in_the_order_of_the_pairs() {
 }
 
 #[tokio::test]
+async fn a_small_call_of_a_lone_router_is_answered_before_it_is_waited_for() {
+    let running = start(Dtype::F32);
+    running.load(&[(0, 1)]);
+    let mut link = running.link(Dtype::F32);
+    for id in 0..20 {
+        link.send(call(id, 0, &[(0, 1)])).unwrap();
+        let there = link.poll_event(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(Ok(NodeEvent::Outputs(answer))) = there else { panic!("{there:?}") };
+        assert_eq!(
+            (answer.id, &answer.values[..]),
+            (id, &expected(&running.checkpoint, 0, 0, 1)[..])
+        );
+    }
+}
+
+#[tokio::test]
 async fn calls_of_two_routers_get_the_bits_of_calls_alone() {
     let running = start(Dtype::F32);
     running.load(&[(0, 0), (0, 1), (0, 2)]);
@@ -231,7 +249,7 @@ async fn a_draining_node_refuses_routers_but_answers_those_it_has() {
     let running = start(Dtype::F32);
     running.load(&[(0, 1)]);
     let mut link = running.link(Dtype::F32);
-    running.draining.cancel();
+    running.lifecycle.drain(Duration::ZERO).await;
     assert!(InProcessLink::open(running.node.clone(), &running.handshake(Dtype::F32)).is_err());
     link.send(call(1, 0, &[(0, 1)])).unwrap();
     assert_eq!(outputs(&mut link).await.id, 1);

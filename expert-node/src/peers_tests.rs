@@ -8,7 +8,7 @@ use guildhall_cluster::store::Memory;
 use guildhall_cluster::{Key, NodeRecord, ResidentRecord, Session, SessionOptions};
 use guildhall_ids::{ExpertId, NodeId};
 use guildhall_transport::{
-    Call, ExpertBackend, FrameShape, Handshake, Lifecycle, Listener, Refusal, ReplySlot,
+    BusyPoll, Call, ExpertBackend, FrameShape, Handshake, Lifecycle, Listener, Refusal, ReplySlot,
     StoredExpert, serve,
 };
 use tokio_util::sync::CancellationToken;
@@ -83,7 +83,7 @@ async fn cluster(givers: &[Giver], checkpoint: &Checkpoint) -> Session {
         if !matches!(giver, Giver::Gone) {
             let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
             address = listener.endpoint().unwrap().to_string();
-            tokio::spawn(serve(listener, Node(giver), Lifecycle::default()));
+            tokio::spawn(serve(listener, Node(giver), Lifecycle::default(), BusyPoll::default()));
         }
         let key = Key::Node(format!("giver-{number}").parse().unwrap()).under(PREFIX);
         session.publish(key, record(address, &fingerprint));

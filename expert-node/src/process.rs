@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use guildhall_checkpoint::{Fingerprint, ModelConfig, has_weights};
 use guildhall_cluster::{Key, NodeRecord, Session, SessionOptions, View};
 use guildhall_kernels::{CpuOptions, memory_of_machine};
-use guildhall_transport::{Endpoint, Lifecycle, Listener, serve};
+use guildhall_transport::{BusyPoll, Endpoint, Lifecycle, Listener, serve};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -65,7 +65,7 @@ async fn serve_experts(
         () = shutdown.cancelled() => return Ok(()),
     };
     let lifecycle = Lifecycle::default();
-    let (node, compute) = Node::start(supply, node_options(config), lifecycle.draining().clone())?;
+    let (node, compute) = Node::start(supply, node_options(config), lifecycle.clone())?;
     let listener = Listener::bind(&config.listen).await?;
     let address = listener.endpoint().map_err(system("reading the own address"))?;
     print_address(config, &address)?;
@@ -76,7 +76,8 @@ async fn serve_experts(
         Some(address) => Some(tokio::spawn(probe::open(address, Arc::clone(&shard)).await?)),
         None => None,
     };
-    let mut serving = tokio::spawn(serve(listener, node, lifecycle.clone()));
+    let mut serving =
+        tokio::spawn(serve(listener, node, lifecycle.clone(), BusyPoll(config.busy_poll)));
     let mut ended = tokio::select! {
         belonged = belong(config, (session, record), shard, shutdown) => belonged,
         followed = following => Err(ended_early(followed.map(|of| of.map_err(Error::from)))),
@@ -216,6 +217,7 @@ fn node_options(config: &ExpertNodeConfig) -> NodeOptions {
         capacity: capacity(config),
         max_queued_calls: config.max_queued_calls.get(),
         max_batch_pairs: config.max_batch_pairs.get(),
+        busy_poll: BusyPoll(config.busy_poll),
     }
 }
 

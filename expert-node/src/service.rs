@@ -8,9 +8,9 @@ use guildhall_ids::{ExpertId, NodeId};
 use guildhall_kernels::{CpuOptions, Device, Dtype, WeightFormat};
 use guildhall_proto::EXPERT_PROTOCOL_VERSION;
 use guildhall_transport::{
-    Call, ExpertBackend, FrameShape, Handshake, Refusal, ReplySlot, StoredExpert,
+    BusyPoll, Call, ExpertBackend, FrameShape, Handshake, Lifecycle, Refusal, ReplySlot,
+    StoredExpert,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::compute::{ComputeQueue, Worker};
@@ -23,7 +23,7 @@ pub(crate) struct Node {
     identity: Arc<Identity>,
     shard: Arc<Shard>,
     queue: ComputeQueue,
-    draining: CancellationToken,
+    lifecycle: Lifecycle,
 }
 
 pub(crate) struct Identity {
@@ -47,6 +47,8 @@ pub(crate) struct NodeOptions {
     pub(crate) max_queued_calls: usize,
     /// Pairs of one batch.
     pub(crate) max_batch_pairs: usize,
+    /// How long its threads look for calls before they sleep.
+    pub(crate) busy_poll: BusyPoll,
 }
 
 impl Node {
@@ -57,7 +59,7 @@ impl Node {
     pub(crate) fn start(
         supply: Supply,
         options: NodeOptions,
-        draining: CancellationToken,
+        lifecycle: Lifecycle,
     ) -> Result<(Self, JoinHandle<()>), Error> {
         let device = Device::cpu(options.device)?;
         let dtype = options.dtype;
@@ -81,10 +83,15 @@ impl Node {
         };
         let devices = (device.clone(), Device::cpu(alone)?);
         let shard = Arc::new(Shard::new(supply, devices, (format, options.capacity)));
-        let max_batch_pairs = options.max_batch_pairs;
-        let worker = Worker { device, dtype, shard: Arc::clone(&shard), max_batch_pairs };
+        let worker = Worker {
+            device,
+            dtype,
+            shard: Arc::clone(&shard),
+            max_batch_pairs: options.max_batch_pairs,
+            busy_poll: options.busy_poll,
+        };
         let (queue, thread) = worker.start(options.max_queued_calls)?;
-        Ok((Self { identity: Arc::new(identity), shard, queue, draining }, thread))
+        Ok((Self { identity: Arc::new(identity), shard, queue, lifecycle }, thread))
     }
 
     pub(crate) fn identity(&self) -> &Identity {
@@ -102,7 +109,7 @@ impl ExpertBackend for Node {
     }
 
     fn accept(&self, router: &Handshake) -> Result<FrameShape, Refusal> {
-        if self.draining.is_cancelled() {
+        if self.lifecycle.draining().is_cancelled() {
             return Err(Refusal::Draining);
         }
         self.identity.handshake.accept(router)?;
@@ -117,6 +124,6 @@ impl ExpertBackend for Node {
     }
 
     fn submit(&self, call: Call, reply: ReplySlot) {
-        self.queue.submit(call, reply);
+        self.queue.submit(call, reply, self.lifecycle.streams() < 2);
     }
 }

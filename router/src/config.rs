@@ -114,6 +114,12 @@ pub struct RouterConfig {
     #[arg(long, env = "GUILDHALL_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
 
+    /// Microseconds that a thread looks for answers before it sleeps, in the middle of a step: to wake it takes longer than a
+    /// round trip. It offers its core to others meanwhile; where these need it, 0 is better.
+    #[arg(long, env = "GUILDHALL_BUSY_POLL", default_value = "1000", value_name = "MICROSECONDS",
+          value_parser = microseconds)]
+    pub busy_poll: Duration,
+
     /// portable, avx2, avx512, avx512-bf16 or amx; default: the fastest here.
     #[arg(long, env = "GUILDHALL_INSTRUCTION_SET", value_name = "NAME")]
     pub instruction_set: Option<InstructionSet>,
@@ -232,6 +238,12 @@ impl RouterConfig {
         }
         Ok(())
     }
+}
+
+fn microseconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .map(Duration::from_micros)
+        .map_err(|_| format!("{text:?} is no number of microseconds"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

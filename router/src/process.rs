@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use guildhall_checkpoint::Checkpoint;
+use guildhall_transport::BusyPoll;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Admission, AdmissionLimits, Frontend, Health, Loaded, ServedModel, Serving};
@@ -122,6 +123,7 @@ async fn start_remote(
     let timeouts = DispatchOptions {
         call_timeout: config.expert_call_timeout,
         layer_timeout: config.expert_wait_timeout,
+        busy_poll: BusyPoll(config.busy_poll),
     };
     let view = (Arc::clone(&cluster.membership.topology), Arc::clone(&cluster.load));
     let who = (cluster.handshake.clone(), cluster.name.clone());

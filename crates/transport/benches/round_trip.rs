@@ -12,13 +12,14 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use guildhall_ids::{Epoch, ExpertId, ExpertIdx, LayerIdx, NodeId};
 use guildhall_transport::{
-    Call, CallOutputs, Endpoint, ExpertBackend, ExpertLink as _, FrameShape, GrpcLink, Handshake,
-    Lifecycle, Listener, NodeEvent, NodeTimings, Pair, Refusal, ReplySlot, StoredExpert, serve,
+    BusyPoll, Call, CallOutputs, Endpoint, ExpertBackend, ExpertLink as _, FrameShape, GrpcLink,
+    Handshake, Lifecycle, Listener, NodeEvent, NodeTimings, Pair, Refusal, ReplySlot, StoredExpert,
+    serve,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -30,6 +31,8 @@ const ROUNDS: usize = 10;
 const TURNS: usize = 8;
 const CALLS_IN_A_TURN: usize = 50;
 const VALUE_BYTES: usize = 2;
+/// For ends that do not sleep between calls.
+const AWAKE: BusyPoll = BusyPoll(Duration::from_micros(200));
 
 fn main() {
     let calls = ROUNDS * TURNS * CALLS_IN_A_TURN;
@@ -39,10 +42,17 @@ fn main() {
         let mut contenders = [
             Contender::new("plain TCP", |_, payload| Wire::plain(payload)),
             Contender::new("call over TCP", |_, payload| {
-                Wire::link(&"127.0.0.1:0".parse().unwrap(), payload)
+                Wire::link(&"127.0.0.1:0".parse().unwrap(), payload, BusyPoll::default())
+            }),
+            Contender::new("  awake", |_, payload| {
+                Wire::link(&"127.0.0.1:0".parse().unwrap(), payload, AWAKE)
             }),
             Contender::new("call over Unix", |folder, payload| {
-                Wire::link(&Endpoint::Unix(folder.join("node.sock")), payload)
+                let socket = Endpoint::Unix(folder.join("node.sock"));
+                Wire::link(&socket, payload, BusyPoll::default())
+            }),
+            Contender::new("  awake", |folder, payload| {
+                Wire::link(&Endpoint::Unix(folder.join("awake.sock")), payload, AWAKE)
             }),
         ];
         for _ in 0..ROUNDS {
@@ -113,7 +123,7 @@ impl Contender {
 
 enum Wire {
     Plain { stream: TcpStream, answer: Vec<u8> },
-    Link { runtime: Runtime, link: Box<GrpcLink>, next_id: u64 },
+    Link { runtime: Runtime, link: Box<GrpcLink>, next_id: u64, busy_poll: BusyPoll },
 }
 
 impl Wire {
@@ -134,8 +144,8 @@ impl Wire {
     }
 
     /// A link to a new node that listens there.
-    fn link(endpoint: &Endpoint, payload: usize) -> Self {
-        let node = start_node(endpoint);
+    fn link(endpoint: &Endpoint, payload: usize, busy_poll: BusyPoll) -> Self {
+        let node = start_node(endpoint, busy_poll);
         let shape = FrameShape { hidden_size: payload / VALUE_BYTES, value_bytes: VALUE_BYTES };
         let handshake = Handshake {
             protocol_version: guildhall_proto::EXPERT_PROTOCOL_VERSION,
@@ -146,7 +156,7 @@ impl Wire {
         };
         let runtime = runtime();
         let link = runtime.block_on(GrpcLink::open(&node, &handshake, "bench", shape)).unwrap();
-        Self::Link { runtime, link: Box::new(link), next_id: 0 }
+        Self::Link { runtime, link: Box::new(link), next_id: 0, busy_poll }
     }
 
     fn round_trip(&mut self, bytes: &Bytes) {
@@ -155,10 +165,11 @@ impl Wire {
                 stream.write_all(bytes).unwrap();
                 stream.read_exact(answer).unwrap();
             }
-            Self::Link { runtime, link, next_id } => {
+            Self::Link { runtime, link, next_id, busy_poll } => {
                 *next_id += 1;
                 link.send(call(*next_id, bytes.clone())).unwrap();
-                let event = runtime.block_on(poll_fn(|cx| link.poll_event(cx))).unwrap();
+                let event = busy_poll.wait(poll_fn(|cx| link.poll_event(cx)));
+                let event = runtime.block_on(event).unwrap();
                 let NodeEvent::Outputs(outputs) = event else { panic!("{event:?}") };
                 assert_eq!(outputs.values.len(), bytes.len());
             }
@@ -184,11 +195,13 @@ fn runtime() -> Runtime {
 }
 
 /// Serves on a thread that ends with the process.
-fn start_node(endpoint: &Endpoint) -> Endpoint {
+fn start_node(endpoint: &Endpoint, busy_poll: BusyPoll) -> Endpoint {
     let runtime = runtime();
     let listener = runtime.block_on(Listener::bind(endpoint)).unwrap();
     let endpoint = listener.endpoint().unwrap();
-    thread::spawn(move || runtime.block_on(serve(listener, Echo, Lifecycle::default())).unwrap());
+    thread::spawn(move || {
+        runtime.block_on(serve(listener, Echo, Lifecycle::default(), busy_poll)).unwrap()
+    });
     endpoint
 }
 

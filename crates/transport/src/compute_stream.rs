@@ -10,6 +10,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::{Status, Streaming};
 
+use crate::busy_poll::Wakefulness;
 use crate::server::MAX_CALLS_IN_FLIGHT;
 use crate::{ExpertBackend, FrameShape, Lifecycle, NodeEvent, ReplySlot, wire};
 
@@ -25,6 +26,7 @@ pub(crate) struct ComputeStream<B> {
     replies: mpsc::Receiver<NodeEvent>,
     drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    awake: Wakefulness,
     _open: TaskTrackerToken,
 }
 
@@ -45,8 +47,15 @@ impl<B: ExpertBackend> ComputeStream<B> {
             replies,
             drain: Some(Box::pin(lifecycle.draining().clone().cancelled_owned())),
             stop: Some(Box::pin(lifecycle.stopping().clone().cancelled_owned())),
+            awake: Wakefulness::default(),
             _open: lifecycle.open_stream(),
         }
+    }
+
+    /// Notes calls and answers there.
+    pub(crate) fn keeping(mut self, awake: Wakefulness) -> Self {
+        self.awake = awake;
+        self
     }
 
     /// Takes every call that has arrived.
@@ -70,6 +79,7 @@ impl<B: ExpertBackend> ComputeStream<B> {
             return Err(Status::invalid_argument("after the handshake only calls may follow"));
         };
         let Some(reply_to) = &self.reply_to else { return Ok(()) };
+        self.awake.note();
         let slot = ReplySlot::reserve(reply_to).ok_or_else(|| {
             Status::resource_exhausted(format!("{MAX_CALLS_IN_FLIGHT} calls are unanswered"))
         })?;
@@ -118,6 +128,7 @@ impl<B: ExpertBackend> Stream for ComputeStream<B> {
             return Poll::Ready(Some(Err(status)));
         }
         let event = ready!(self.replies.poll_recv(cx));
+        self.awake.note();
         Poll::Ready(event.map(|event| Ok(wire::event_to_wire(event))))
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A call is a pure function of its content, so the side that asks may repeat it anywhere.
 
+pub use busy_poll::BusyPoll;
 pub use endpoint::{Endpoint, Listener};
 pub use error::Error;
 pub use fetch::fetch;
@@ -23,6 +24,7 @@ mod error;
 mod frame;
 mod node;
 mod link;
+mod busy_poll;
 mod unanswered;
 mod grpc_link;
 mod in_process;

@@ -37,6 +37,12 @@ impl Lifecycle {
         &self.stop
     }
 
+    /// The streams of router lanes that are open.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
     pub(crate) fn open_stream(&self) -> TaskTrackerToken {
         self.streams.token()
     }

@@ -12,11 +12,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::busy_poll::Wakefulness;
 use crate::compute_stream::ComputeStream;
 use crate::connection::Connection;
 use crate::grpc::{ServerOptions, server_builder, standard_services};
 use crate::handout::{Counter, Parts};
-use crate::{Call, CallFailure, Error, FailureReason, FrameShape, Handshake, Lifecycle, Listener};
+use crate::{
+    BusyPoll, Call, CallFailure, Error, FailureReason, FrameShape, Handshake, Lifecycle, Listener,
+};
 use crate::{MAX_FRAME_BYTES, NodeEvent, Refusal, StoredExpert, wire};
 
 /// What computes experts behind a server or an in-process link.
@@ -85,7 +88,8 @@ const MAX_STREAMS: u32 = 64;
 /// A peer that is frozen or silent has this long to close its connection after the server was stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Serves `backend` until `lifecycle` stops; soon afterwards no connection is left.
+/// Serves `backend` until `lifecycle` stops; soon afterwards no connection is left. After each call and each answer the
+/// thread stays awake for the time of `busy_poll`, since in the middle of a step the next call is near.
 ///
 /// # Errors
 /// When the server fails; not when a client does.
@@ -93,9 +97,13 @@ pub async fn serve<B: ExpertBackend>(
     listener: Listener,
     backend: B,
     lifecycle: Lifecycle,
+    busy_poll: BusyPoll,
 ) -> Result<(), Error> {
     let (drain, stop) = (lifecycle.draining().clone(), lifecycle.stopping().clone());
-    let service = ExpertsServer::new(Service { backend, lifecycle, handouts: Counter::default() })
+    let awake = Wakefulness::default();
+    let service =
+        Service { backend, lifecycle, awake: awake.clone(), handouts: Counter::default() };
+    let service = ExpertsServer::new(service)
         .max_decoding_message_size(MAX_FRAME_BYTES)
         .max_encoding_message_size(MAX_FRAME_BYTES);
     // A router lane is polled only while it has work, so it could not answer pings.
@@ -111,6 +119,7 @@ pub async fn serve<B: ExpertBackend>(
     tokio::select! {
         served = serve_connections(router, listener, &stop) => served.map_err(Error::Serve),
         () = watch_drain => Ok(()),
+        () = awake.keep(busy_poll) => Ok(()),
     }
 }
 
@@ -156,6 +165,7 @@ async fn serve_connections(
 struct Service<B> {
     backend: B,
     lifecycle: Lifecycle,
+    awake: Wakefulness,
     handouts: Counter,
 }
 
@@ -195,7 +205,8 @@ impl<B: ExpertBackend> Experts for Service<B> {
             max_calls_in_flight: u32::try_from(MAX_CALLS_IN_FLIGHT).unwrap_or(u32::MAX),
         };
         let backend = self.backend.clone();
-        Ok(Response::new(ComputeStream::new(calls, backend, (shape, welcome), &self.lifecycle)))
+        let stream = ComputeStream::new(calls, backend, (shape, welcome), &self.lifecycle);
+        Ok(Response::new(stream.keeping(self.awake.clone())))
     }
 
     async fn fetch(

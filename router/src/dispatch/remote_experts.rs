@@ -12,7 +12,9 @@ use bytes::Bytes;
 use guildhall_ids::{ExpertId, ExpertIdx, NodeId};
 use guildhall_kernels::{Device, Dtype, Tensor};
 use guildhall_telemetry::TraceContext;
-use guildhall_transport::{Call, FailureReason, FrameShape, Handshake, NodeEvent, max_pairs};
+use guildhall_transport::{
+    BusyPoll, Call, FailureReason, FrameShape, Handshake, NodeEvent, max_pairs,
+};
 use tokio::runtime::Runtime;
 
 use super::fan_out::{FanOut, NotFinite, Outstanding};
@@ -44,6 +46,8 @@ pub(crate) struct DispatchOptions {
     pub(crate) call_timeout: Duration,
     /// A layer that is not complete after this long is given up, even if somebody still computes.
     pub(crate) layer_timeout: Duration,
+    /// How long it looks for answers before it sleeps.
+    pub(crate) busy_poll: BusyPoll,
 }
 
 /// Experts on other processes. Lives on its lane's thread and drives the lane's runtime itself.
@@ -128,7 +132,8 @@ impl Experts for RemoteExperts {
     fn finish(&mut self) -> Result<Tensor, Error> {
         let not_started = || Error::Engine("no experts were started".into());
         let mut fan_out = self.current.take().ok_or_else(not_started)?;
-        self.runtime.block_on(self.lane.collect(&mut fan_out))?;
+        let busy_poll = self.lane.options.busy_poll;
+        self.runtime.block_on(busy_poll.wait(self.lane.collect(&mut fan_out)))?;
         Ok(self.lane.device.upload(&fan_out.combined(), self.lane.links.shape().hidden_size)?)
     }
 

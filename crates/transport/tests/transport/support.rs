@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use guildhall_ids::{Epoch, ExpertId, ExpertIdx, LayerIdx, NodeId};
 use guildhall_transport::{
-    Call, CallFailure, CallOutputs, Endpoint, Error, ExpertBackend, ExpertLink, FailureReason,
-    FrameShape, GrpcLink, Handshake, Lifecycle, Listener, NodeEvent, NodeTimings, Pair, Refusal,
-    ReplySlot, StoredExpert, StoredMatrix, serve,
+    BusyPoll, Call, CallFailure, CallOutputs, Endpoint, Error, ExpertBackend, ExpertLink,
+    FailureReason, FrameShape, GrpcLink, Handshake, Lifecycle, Listener, NodeEvent, NodeTimings,
+    Pair, Refusal, ReplySlot, StoredExpert, StoredMatrix, serve,
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -70,7 +70,7 @@ impl TestNode {
 
     /// Serves on `listener`; the task ends with the server.
     pub(crate) fn serve(&self, listener: Listener) -> JoinHandle<Result<(), Error>> {
-        tokio::spawn(serve(listener, self.clone(), self.lifecycle.clone()))
+        tokio::spawn(serve(listener, self.clone(), self.lifecycle.clone(), BusyPoll::default()))
     }
 }
 
