@@ -1,6 +1,7 @@
 //! All experts in this process: the oracle of the distributed answer, and the single-machine baseline.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 
 use guildhall_checkpoint::Checkpoint;
 use guildhall_ids::{ExpertId, LayerIdx};
@@ -24,13 +25,25 @@ impl LocalExperts {
         device: &Device,
         format: WeightFormat,
     ) -> Result<Self, Error> {
-        let load = |id| {
-            let tensors = checkpoint.expert(id)?;
+        let load = |id: &ExpertId| {
+            let tensors = checkpoint.expert(*id)?;
             let weights =
                 device.expert_weights(&tensors.gate, &tensors.up, &tensors.down, format)?;
-            Ok((id, weights))
+            Ok((*id, weights))
         };
-        let weights = checkpoint.config().experts().map(load).collect::<Result<_, Error>>()?;
+        let ids: Vec<ExpertId> = checkpoint.config().experts().collect();
+        let share = ids.len().div_ceil(device.threads()).max(1);
+        let load_all = |ids: &[ExpertId]| ids.iter().map(load).collect();
+        // Copying takes as long as packing, so each thread loads experts of its own.
+        let loaded: Vec<Result<Vec<_>, Error>> = std::thread::scope(|scope| {
+            let loading = ids.chunks(share).map(|ids| scope.spawn(move || load_all(ids)));
+            let joined = loading.collect::<Vec<_>>().into_iter().map(|thread| thread.join());
+            joined.map(|loaded| loaded.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        });
+        let mut weights = BTreeMap::new();
+        for loaded in loaded {
+            weights.extend(loaded?);
+        }
         Ok(Self { device: device.clone(), weights, combined: None })
     }
 

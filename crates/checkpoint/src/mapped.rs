@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
@@ -24,6 +24,18 @@ pub(crate) struct MappedTensors {
 struct MappedFile {
     path: PathBuf,
     map: Mmap,
+}
+
+impl MappedFile {
+    /// Lets the system take the memory of these bytes back; they are read again if they are used again.
+    fn release(&self, bytes: &Range<usize>) {
+        // SAFETY: pages of a file that is mapped for reading only come back from the file as they were.
+        let released = unsafe {
+            self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len())
+        };
+        // Nothing but memory depends on it.
+        let _ = released;
+    }
 }
 
 struct Entry {
@@ -114,6 +126,14 @@ impl MappedTensors {
 
     /// A copy of a tensor in its own type, or in f32 if it is quantised; every value is a finite number.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
+        let tensor = self.copied(name, shape)?;
+        if let Some(entry) = self.tensors.get(name) {
+            self.files[entry.file].release(&entry.bytes);
+        }
+        Ok(tensor)
+    }
+
+    fn copied(&self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
         let tensor = match *shape {
             [rows, columns] => {
                 let shape = [rows, columns];
@@ -214,15 +234,26 @@ fn known(name: &str, dtype: Dtype) -> Result<Dtype, Error> {
 /// The index of the first infinity or NaN: a value whose exponent bits are all one.
 fn first_non_finite(dtype: DType, bytes: &[u8]) -> Option<usize> {
     let half = |mask: u16| {
-        let bits = |pair: &[u8]| u16::from_le_bytes([pair[0], pair[1]]);
-        bytes.chunks_exact(2).position(|pair| bits(pair) & mask == mask)
+        let (values, _) = bytes.as_chunks::<2>();
+        first_of(values, |&value| u16::from_le_bytes(value) & mask == mask)
     };
     match dtype {
         DType::BF16 => half(0x7f80),
         DType::F16 => half(0x7c00),
         _ => {
-            let bits = |four: &[u8]| u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
-            bytes.chunks_exact(4).position(|four| bits(four) & 0x7f80_0000 == 0x7f80_0000)
+            let (values, _) = bytes.as_chunks::<4>();
+            first_of(values, |&value| u32::from_le_bytes(value) & 0x7f80_0000 == 0x7f80_0000)
         }
     }
+}
+
+/// The index of the first value of this kind, of which there is hardly ever one.
+fn first_of<T>(values: &[T], kind: impl Fn(&T) -> bool + Copy) -> Option<usize> {
+    /// A block is looked through without an early end, many values at a time.
+    const BLOCK: usize = 1024;
+    let mut blocks = values.chunks(BLOCK).enumerate();
+    blocks.find_map(|(block, values)| {
+        let any = values.iter().fold(false, |any, value| any | kind(value));
+        any.then(|| values.iter().position(kind)).flatten().map(|at| block * BLOCK + at)
+    })
 }
