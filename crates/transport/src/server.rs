@@ -39,7 +39,8 @@ pub trait ExpertBackend: Clone + Send + Sync + Unpin + 'static {
     /// Why it has no such expert, in words.
     fn stored(&self, model_fingerprint: &[u8], expert: ExpertId) -> Result<StoredExpert, String>;
 
-    /// Computes a call, whose counts agree with each other, some time later. Never blocks.
+    /// Computes a call, whose counts agree with each other: at once if that takes some milliseconds at most, since nothing
+    /// is received meanwhile, or some time later.
     fn submit(&self, call: Call, reply: ReplySlot);
 }
 
