@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use guildhall_expert_node::ExpertNodeConfig;
 use guildhall_loadtest::LoadtestConfig;
 use guildhall_router::{ExpertsMode, RouterConfig, WeightFormat};
-use guildhall_telemetry::LogFormat;
+use guildhall_telemetry::{LogFormat, OtlpConfig};
 
 use crate::simulate::SimulateOptions;
 
@@ -20,6 +20,9 @@ pub(crate) struct Options {
 
     #[command(flatten)]
     pub(crate) logs: LogOptions,
+
+    #[command(flatten)]
+    pub(crate) otlp: OtlpConfig,
 }
 
 /// What every process logs.

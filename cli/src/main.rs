@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use guildhall_telemetry::{Otlp, OtlpConfig};
 
 use crate::config::{Command, Options};
 
@@ -29,18 +30,25 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> anyhow::Result<()> {
-    let Options { command, logs } = options;
+    let Options { command, logs, otlp } = options;
     guildhall_telemetry::init_logs(logs.log_format, &logs.log).map_err(anyhow::Error::msg)?;
     match command {
-        Command::Router(role) => two_threads()?.block_on(async {
-            let shutdown = shutdown::on_signal(role.stop_on_stdin_close)?;
-            Ok(guildhall_router::run(role.config, shutdown).await?)
-        }),
-        Command::ExpertNode(role) => single_threaded()?.block_on(async {
-            let shutdown = shutdown::on_signal(role.stop_on_stdin_close)?;
-            Ok(guildhall_expert_node::run(role.config, shutdown).await?)
-        }),
-        Command::Up(up) => single_threaded()?.block_on(up::run(up, &logs)),
+        Command::Router(role) => {
+            let _exporting = export(&otlp, "guildhall-router", None)?;
+            two_threads()?.block_on(async {
+                let shutdown = shutdown::on_signal(role.stop_on_stdin_close)?;
+                Ok(guildhall_router::run(role.config, shutdown).await?)
+            })
+        }
+        Command::ExpertNode(role) => {
+            let name = role.config.node_id.to_string();
+            let _exporting = export(&otlp, "guildhall-expert-node", Some(&name))?;
+            single_threaded()?.block_on(async {
+                let shutdown = shutdown::on_signal(role.stop_on_stdin_close)?;
+                Ok(guildhall_expert_node::run(role.config, shutdown).await?)
+            })
+        }
+        Command::Up(up) => single_threaded()?.block_on(up::run(up, &logs, &otlp)),
         Command::Generate(options) => single_threaded()?.block_on(generate::run(options)),
         Command::Inspect(options) => inspect::run(&options),
         Command::Doctor(options) => doctor::run(&options),
@@ -51,6 +59,15 @@ fn run(options: Options) -> anyhow::Result<()> {
         Command::Drain(options) => single_threaded()?.block_on(admin::drain(options)),
         Command::Rebalance(options) => single_threaded()?.block_on(admin::rebalance(options)),
     }
+}
+
+/// Exports the traces of this process until it is dropped.
+fn export(
+    config: &OtlpConfig,
+    service: &'static str,
+    instance: Option<&str>,
+) -> anyhow::Result<Option<Otlp>> {
+    Otlp::open(config, service, instance).map_err(anyhow::Error::msg)
 }
 
 fn two_threads() -> std::io::Result<tokio::runtime::Runtime> {

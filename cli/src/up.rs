@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use guildhall_router::ExpertsMode;
+use guildhall_telemetry::OtlpConfig;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinSet;
@@ -18,12 +19,16 @@ use crate::shutdown;
 const STOP_TIMEOUT: Duration = Duration::from_secs(70);
 
 /// Starts everything, waits until it is ready, and stops it on Ctrl-C, SIGTERM, or when one process fails.
-pub(crate) async fn run(options: UpOptions, logs: &LogOptions) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    options: UpOptions,
+    logs: &LogOptions,
+    otlp: &OtlpConfig,
+) -> anyhow::Result<()> {
     let stop = shutdown::on_signal(false)?;
     // Sockets of the nodes; the folder goes when this function returns.
     let sockets = tempfile::Builder::new().prefix("guildhall-").tempdir()?;
     let mut cluster =
-        Cluster { options: &options, logs, members: Vec::new(), copies: JoinSet::new() };
+        Cluster { options: &options, logs, otlp, members: Vec::new(), copies: JoinSet::new() };
     let ended = tokio::select! {
         ended = cluster.serve(sockets.path()) => ended,
         () = stop.cancelled() => Ok(()),
@@ -35,6 +40,7 @@ pub(crate) async fn run(options: UpOptions, logs: &LogOptions) -> anyhow::Result
 struct Cluster<'a> {
     options: &'a UpOptions,
     logs: &'a LogOptions,
+    otlp: &'a OtlpConfig,
     /// The router, then the nodes.
     members: Vec<Member>,
     /// Tasks that copy the processes' log lines; each ends with its process.
@@ -169,6 +175,7 @@ impl Cluster<'_> {
         }
         command.arg("--log-format").arg(self.logs.log_format.to_string());
         command.arg("--log").arg(&self.logs.log);
+        command.args(self.otlp.flags());
         // Ctrl-C reaches the whole group of processes; this process alone decides when the others stop.
         command.process_group(0);
         Ok(command)

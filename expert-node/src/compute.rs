@@ -19,7 +19,7 @@ use guildhall_transport::{
 
 use crate::batcher::{Waiting, plan_pass, take_batch};
 use crate::shard::{Held, Shard};
-use crate::{Error, metrics};
+use crate::{Error, metrics, spans};
 
 /// Pairs of a call that is computed where it was received: some milliseconds at most, in which nothing else is received.
 const SMALL_CALL_PAIRS: usize = 32;
@@ -237,6 +237,7 @@ fn answer(jobs: Vec<Job>, outputs: Vec<Bytes>, started: Instant) {
         if let Some(trace) = job.call.trace {
             let (layer, queue) = (job.call.layer, timings.queue);
             tracing::debug!(%trace, %layer, pairs, ?queue, ?compute, "experts computed");
+            spans::record(&job.call, trace, job.arrived, timings);
         }
         job.reply.send(NodeEvent::Outputs(CallOutputs { id: job.call.id, values, timings }));
     }

@@ -20,4 +20,5 @@ mod node_tests;
 mod canary;
 mod probe;
 mod metrics;
+mod spans;
 mod error;

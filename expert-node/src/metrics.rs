@@ -1,6 +1,6 @@
 //! Every metric of an expert node.
 
-use guildhall_telemetry::Metric;
+use guildhall_telemetry::{Metric, SPANS_DROPPED, SPANS_EXPORTED};
 
 /// Seconds of a call or a batch.
 const SECONDS: &[f64] = &[
@@ -53,6 +53,8 @@ pub(crate) const ALL: &[Metric] = &[
     REFUSED,
     RESIDENT_EXPERTS,
     RESIDENT_BYTES,
+    SPANS_EXPORTED,
+    SPANS_DROPPED,
 ];
 
 #[cfg(test)]

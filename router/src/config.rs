@@ -9,6 +9,8 @@ use guildhall_chat::ToolFormat;
 use guildhall_cluster::StoreConfig;
 use guildhall_kernels::{Dtype, InstructionSet, MemorySize, WeightFormat};
 
+use crate::traces::TraceSettings;
+
 /// Everything that a router can be told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RouterConfig {
@@ -167,6 +169,17 @@ pub struct RouterConfig {
     #[arg(long, env = "GUILDHALL_DRAIN_TIMEOUT", default_value = "30", value_name = "SECONDS",
           value_parser = seconds)]
     pub drain_timeout: Duration,
+
+    /// Share of the traced requests of which every step is traced too, down to the calls of each layer. A client asks for
+    /// it with the header x-guildhall-deep-trace: 1.
+    #[arg(long, env = "GUILDHALL_DEEP_TRACE_RATIO", default_value = "0.01", value_name = "RATIO",
+          value_parser = ratio)]
+    pub deep_trace_ratio: f64,
+
+    /// Milliseconds from which on a step is traced like that, whosever it is; default: never for that alone.
+    #[arg(long, env = "GUILDHALL_DEEP_TRACE_SLOW_STEP", value_name = "MILLISECONDS",
+          value_parser = milliseconds)]
+    pub deep_trace_slow_step: Option<Duration>,
 }
 
 /// Where experts are computed.
@@ -196,6 +209,11 @@ impl RouterConfig {
             dir.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into())
         };
         self.served_model_name.clone().unwrap_or_else(of_dir)
+    }
+
+    /// How deeply is traced.
+    pub(crate) fn traces(&self) -> TraceSettings {
+        TraceSettings { deep_ratio: self.deep_trace_ratio, slow_step: self.deep_trace_slow_step }
     }
 
     /// What experts are kept in.
@@ -244,6 +262,17 @@ fn microseconds(text: &str) -> Result<Duration, String> {
     text.parse()
         .map(Duration::from_micros)
         .map_err(|_| format!("{text:?} is no number of microseconds"))
+}
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    let milliseconds: f64 =
+        text.parse().map_err(|_| format!("{text:?} is no number of milliseconds"))?;
+    Duration::try_from_secs_f64(milliseconds / 1e3).map_err(|e| e.to_string())
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse().ok().filter(|ratio: &f64| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| format!("{text:?} is no number from 0 to 1"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

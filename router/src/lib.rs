@@ -15,6 +15,7 @@ mod loading;
 mod servers;
 mod api;
 mod request;
+mod traces;
 mod tokenizer;
 mod constraint;
 mod scheduler;

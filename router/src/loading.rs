@@ -44,6 +44,7 @@ pub(crate) fn lane_options(
         tokenizer: Tokenizer::open(checkpoint.dir())?,
         max_positions,
         expert_wait_timeout: config.expert_wait_timeout,
+        slow_step: config.traces().slow_step_if_tracing(),
         stop: CancellationToken::new(),
     })
 }

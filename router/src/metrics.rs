@@ -1,6 +1,6 @@
 //! Every metric of a router. Requests have the names and buckets that dashboards of the field know.
 
-use guildhall_telemetry::Metric;
+use guildhall_telemetry::{Metric, SPANS_DROPPED, SPANS_EXPORTED};
 
 /// Seconds until something is there for a person.
 const LATENCY: &[f64] = &[
@@ -195,6 +195,8 @@ pub(crate) const ALL: &[Metric] = &[
     EFFECTIVE_SHARE,
     DEAD_EXPERTS,
     HOT_EXPERTS,
+    SPANS_EXPORTED,
+    SPANS_DROPPED,
 ];
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub async fn run(config: RouterConfig, shutdown: CancellationToken) -> Result<(), Error> {
     config.check().map_err(Error::Config)?;
     let health = Health::new(shutdown.child_token(), config.stall_timeout);
-    let frontend = Frontend::new(health.clone());
+    let frontend = Frontend::new(health.clone(), config.traces());
     let ended = CancellationToken::new();
     let (mut servers, address) =
         Servers::start(&config, &frontend, (shutdown.clone(), ended.clone())).await?;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use guildhall_telemetry::TraceContext;
 use tokio_util::sync::CancellationToken;
 
 use crate::constraint::Constraint;
+use crate::traces::RequestTrace;
 
 /// One or more sequences to generate from one prompt, already checked against the model.
 #[derive(Clone, Debug)]
@@ -27,8 +27,8 @@ pub(crate) struct Request {
     pub(crate) deadline: Option<Instant>,
     /// Ends its sequences before the next step.
     pub(crate) cancel: CancellationToken,
-    /// The trace that the client's header named.
-    pub(crate) trace: Option<TraceContext>,
+    /// The trace that it belongs to.
+    pub(crate) trace: RequestTrace,
 }
 
 /// How the next token is drawn. Penalties and biases change the logits before anything else.

@@ -13,6 +13,7 @@ mod generation;
 mod failures;
 mod load;
 mod metrics;
+mod traces;
 mod failover;
 mod balance;
 mod fetching;

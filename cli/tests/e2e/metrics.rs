@@ -9,7 +9,7 @@ use guildhall_testkit::cluster::{Cluster, demo};
 const ADMIN: [&str; 4] = ["--admin-port", "0", "--admin-api-key", "secret"];
 
 /// What a scraper gets, headers and all.
-fn scrape(address: &str, key: &str) -> String {
+pub(crate) fn scrape(address: &str, key: &str) -> String {
     let host = address.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(host).unwrap();
     let head = format!("GET /metrics HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
@@ -21,7 +21,7 @@ fn scrape(address: &str, key: &str) -> String {
 }
 
 /// The value of a line of a page.
-fn value(page: &str, name: &str) -> f64 {
+pub(crate) fn value(page: &str, name: &str) -> f64 {
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("{name} is not in\n{page}")).trim().parse().unwrap()
 }

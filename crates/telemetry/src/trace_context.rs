@@ -20,8 +20,41 @@ pub struct InvalidTraceContext(&'static str);
 
 /// Bytes of the binary form.
 const BINARY_LEN: usize = 25;
+/// The flag that says that spans of this trace are kept.
+const SAMPLED: u8 = 1;
 
 impl TraceContext {
+    /// The beginning of a trace.
+    #[must_use]
+    pub fn root() -> Self {
+        Self { trace_id: random_id(), span_id: random_id(), flags: 0 }
+    }
+
+    /// Another span of the same trace.
+    #[must_use]
+    pub fn child(self) -> Self {
+        Self { span_id: random_id(), ..self }
+    }
+
+    /// The same span, whose trace is kept or not.
+    #[must_use]
+    pub fn with_sampled(self, sampled: bool) -> Self {
+        Self { flags: if sampled { self.flags | SAMPLED } else { self.flags & !SAMPLED }, ..self }
+    }
+
+    /// Whether spans of this trace are kept.
+    #[must_use]
+    pub fn is_sampled(self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+
+    /// A number below 1 that is the same wherever this trace is seen, and even over all traces.
+    #[must_use]
+    pub fn lot(self) -> f64 {
+        let [.., a, b, c, d] = self.trace_id;
+        f64::from(u32::from_be_bytes([a, b, c, d])) / 2f64.powi(32)
+    }
+
     /// The binary form: trace id, span id, flags.
     #[must_use]
     pub fn to_bytes(self) -> [u8; BINARY_LEN] {
@@ -77,6 +110,16 @@ impl fmt::Display for TraceContext {
     }
 }
 
+fn random_id<const N: usize>() -> [u8; N] {
+    loop {
+        let mut id = [0; N];
+        rand::fill(&mut id[..]);
+        if id != [0; N] {
+            return id;
+        }
+    }
+}
+
 fn hex<const N: usize>(text: &str) -> Result<[u8; N], InvalidTraceContext> {
     let digits = text.as_bytes();
     let lower = |c: &u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
@@ -103,6 +146,18 @@ mod tests {
         assert_eq!(context.span_id, [0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7]);
         assert_eq!(TraceContext::from_bytes(&context.to_bytes()), Ok(context));
         assert_eq!(context.to_string(), HEADER[3..35]);
+    }
+
+    #[test]
+    fn a_child_is_another_span_of_the_same_trace() {
+        let parent = TraceContext::root().with_sampled(true);
+        let child = parent.child();
+        assert_eq!((child.trace_id, child.flags), (parent.trace_id, parent.flags));
+        assert_ne!(child.span_id, parent.span_id);
+        assert!(child.is_sampled() && !child.with_sampled(false).is_sampled());
+        assert_eq!(child.lot(), parent.lot());
+        assert!((0.0..1.0).contains(&child.lot()));
+        assert_ne!(TraceContext::root().trace_id, parent.trace_id);
     }
 
     #[test]

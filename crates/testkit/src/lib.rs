@@ -13,6 +13,7 @@
 pub mod certificates;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod etcd;
 pub mod impostor;
 pub mod process;

@@ -6,6 +6,8 @@ use guildhall_proto::v1;
 use guildhall_telemetry::TraceContext;
 use serde_json::{Map, Value};
 
+use crate::traces::RequestTrace;
+
 /// A request in the form of `guildhall.v1`, and what came beside it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ask {
@@ -14,7 +16,31 @@ pub(crate) struct Ask {
     pub(crate) conversation: Option<Conversation>,
     /// Until when the client waits.
     pub(crate) timeout: Option<Duration>,
-    pub(crate) trace: Option<TraceContext>,
+    /// The client's own span.
+    pub(crate) caller: Option<TraceContext>,
+    /// Whether the client wants to see where each step's time goes.
+    pub(crate) asks_deep: bool,
+    /// What becomes of that; decided before the rest is looked at.
+    pub(crate) trace: RequestTrace,
+}
+
+/// The header of a client that wants a deep trace.
+const DEEP_TRACE: &str = "x-guildhall-deep-trace";
+
+impl Ask {
+    /// Takes over what headers say of the trace.
+    pub(crate) fn traced<'a>(self, header: impl Fn(&'static str) -> Option<&'a str>) -> Self {
+        // A header that cannot be read starts no trace, but is no reason to refuse the request.
+        let caller =
+            header("traceparent").and_then(|text| TraceContext::from_traceparent(text).ok());
+        let asks_deep = header(DEEP_TRACE).is_some_and(|text| matches!(text, "1" | "true"));
+        Self { caller, asks_deep, ..self }
+    }
+
+    /// What is asked for, as OpenTelemetry names it.
+    pub(crate) fn operation(&self) -> &'static str {
+        if self.conversation.is_some() { "chat" } else { "text_completion" }
+    }
 }
 
 /// A conversation with messages and tools in the form of OpenAI's chat API.

@@ -15,11 +15,13 @@ use super::served_model::ServedModel;
 use super::validate;
 use crate::balancer::Balancer;
 use crate::engine::{EngineHandle, Refused};
+use crate::traces::{RequestSpan, TraceSettings};
 
 /// The router as its clients see it, from the moment it listens.
 #[derive(Clone)]
 pub(crate) struct Frontend {
     health: Health,
+    traces: TraceSettings,
     aborts: Aborts,
     started: Instant,
     /// Milliseconds after 1970 of the last request.
@@ -40,9 +42,10 @@ pub(crate) struct Serving {
 const ANSWER_BEFORE: Duration = Duration::from_millis(10);
 
 impl Frontend {
-    pub(crate) fn new(health: Health) -> Self {
+    pub(crate) fn new(health: Health, traces: TraceSettings) -> Self {
         Self {
             health,
+            traces,
             aborts: Aborts::default(),
             started: Instant::now(),
             last_request: Arc::default(),
@@ -95,7 +98,18 @@ impl Frontend {
     }
 
     /// Checks a request and hands it to the engine.
-    pub(crate) async fn begin(&self, ask: Ask) -> Result<Running, Refusal> {
+    pub(crate) async fn begin(&self, mut ask: Ask) -> Result<Running, Refusal> {
+        ask.trace = self.traces.request(ask.caller, ask.asks_deep);
+        let model = self.serving.get().map_or("", |serving| &serving.model.name);
+        let mut span = RequestSpan::begin(ask.trace, ask.caller, (ask.operation(), model));
+        let begun = self.admit(ask, &mut span).await;
+        if let (Err(refusal), Some(span)) = (&begun, &mut span) {
+            span.failed(refusal.kind.name(), refusal.sentence());
+        }
+        begun.map(|running| running.traced(span))
+    }
+
+    async fn admit(&self, ask: Ask, span: &mut Option<RequestSpan>) -> Result<Running, Refusal> {
         let received = Instant::now();
         self.note_request();
         let Serving { model, admission, engine } = self.serving()?;
@@ -108,6 +122,9 @@ impl Frontend {
         let deadline = checked
             .timeout
             .map(|time| received + time.saturating_sub(ANSWER_BEFORE.min(time / 10)));
+        if let Some(span) = span {
+            span.asked(&checked.request);
+        }
         let entry = self.aborts.enter(&checked.request.id);
         // The engine ends the work even if the client does not read, and nobody polls what follows.
         checked.request.deadline = deadline.map(Instant::into_std);

@@ -64,6 +64,11 @@ impl Refusal {
 }
 
 impl RefusalKind {
+    /// In a word, as errors are counted by.
+    pub(crate) fn name(self) -> &'static str {
+        self.code_and_reason().1
+    }
+
     fn code_and_reason(self) -> (Code, &'static str) {
         match self {
             Self::Invalid => (Code::InvalidArgument, "INVALID_FIELD"),

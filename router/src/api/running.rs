@@ -15,6 +15,7 @@ use super::refusal::Refusal;
 use super::responses::Responses;
 use crate::engine::Events;
 use crate::request::{Chunk, End, EndReason, Failure};
+use crate::traces::RequestSpan;
 
 /// Requests by id, so that they can be aborted.
 #[derive(Clone, Default)]
@@ -30,6 +31,8 @@ pub(crate) struct Running {
     over: bool,
     /// Tokens of each sequence so far; nothing once it has ended.
     open: Vec<Option<usize>>,
+    /// Recorded when this is dropped.
+    span: Option<RequestSpan>,
     _entry: AbortEntry,
     _permit: Permit,
 }
@@ -95,9 +98,15 @@ impl Running {
             over: false,
             open: vec![Some(0); responses.n()],
             responses,
+            span: None,
             _entry: entry,
             _permit: permit,
         }
+    }
+
+    /// Records what becomes of it.
+    pub(super) fn traced(self, span: Option<RequestSpan>) -> Self {
+        Self { span, ..self }
     }
 
     /// All of it, once it is over.
@@ -121,14 +130,19 @@ impl Running {
             Err(failure) => {
                 self.over = true;
                 self.events.close();
-                return Poll::Ready(Some(Err(failure.into())));
+                let refusal = Refusal::from(failure);
+                if let Some(span) = &mut self.span {
+                    span.failed(refusal.kind.name(), refusal.sentence());
+                }
+                return Poll::Ready(Some(Err(refusal)));
             }
         };
         if let Some(tokens) = &mut self.open[chunk.index] {
             *tokens += chunk.tokens.len();
         }
-        if chunk.end.is_some() {
+        if let Some(end) = &chunk.end {
             self.open[chunk.index] = None;
+            self.span.iter_mut().for_each(|span| span.ended(end));
         }
         self.over = self.open.iter().all(Option::is_none);
         Poll::Ready(Some(Ok(self.responses.part(chunk, self.over))))

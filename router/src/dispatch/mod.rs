@@ -10,4 +10,5 @@ mod health;
 mod links;
 mod fan_out;
 mod meters;
+mod call_traces;
 mod remote_experts;

@@ -11,12 +11,13 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use guildhall_ids::{ExpertId, ExpertIdx, NodeId};
 use guildhall_kernels::{Device, Dtype, Tensor};
-use guildhall_telemetry::TraceContext;
+use guildhall_telemetry::Span;
 use guildhall_transport::{
     BusyPoll, Call, FailureReason, FrameShape, Handshake, NodeEvent, max_pairs,
 };
 use tokio::runtime::Runtime;
 
+use super::call_traces::CallTraces;
 use super::fan_out::{FanOut, NotFinite, Outstanding};
 use super::health::HedgeBudget;
 use super::links::{LinkEvent, Links};
@@ -25,6 +26,7 @@ use super::plan::{NodeCall, plan};
 use crate::balancer::LoadCounter;
 use crate::model::{Experts, ExpertsCall};
 use crate::nodes::Topology;
+use crate::traces::StepContext;
 use crate::{Error, Lacking};
 
 /// How long to wait before looking for a replica again.
@@ -66,7 +68,7 @@ struct Lane {
     options: DispatchOptions,
     hedges: HedgeBudget,
     next_call: u64,
-    trace: Option<TraceContext>,
+    traces: CallTraces,
     last_failure: String,
     /// When to tell next how fast the nodes are.
     report_at: Instant,
@@ -95,7 +97,7 @@ impl RemoteExperts {
             options,
             hedges: HedgeBudget::new(Instant::now()),
             next_call: 0,
-            trace: None,
+            traces: CallTraces::default(),
             last_failure: String::new(),
             report_at: Instant::now(),
             lacking_since: None,
@@ -119,6 +121,7 @@ impl Experts for RemoteExperts {
         let mut fan_out = FanOut::new(call.layer, call.routes, activations, shape);
         let lane = &mut self.lane;
         lane.lacking_since = None;
+        lane.traces.begin_layer(fan_out.layer);
         self.runtime.block_on(async {
             lane.send(&mut fan_out);
             for _ in 0..FLUSH_TURNS {
@@ -134,11 +137,19 @@ impl Experts for RemoteExperts {
         let mut fan_out = self.current.take().ok_or_else(not_started)?;
         let busy_poll = self.lane.options.busy_poll;
         self.runtime.block_on(busy_poll.wait(self.lane.collect(&mut fan_out)))?;
-        Ok(self.lane.device.upload(&fan_out.combined(), self.lane.links.shape().hidden_size)?)
+        let began = Instant::now();
+        let hidden = self.lane.links.shape().hidden_size;
+        let sum = self.lane.device.upload(&fan_out.combined(), hidden)?;
+        self.lane.traces.end_layer(began..Instant::now());
+        Ok(sum)
     }
 
-    fn set_trace(&mut self, trace: Option<TraceContext>) {
-        self.lane.trace = trace;
+    fn begin_step(&mut self, step: Option<StepContext>) {
+        self.lane.traces.begin_step(step);
+    }
+
+    fn end_step(&mut self) -> Vec<Span> {
+        self.lane.traces.end_step()
     }
 
     fn can_ask_for(&mut self, expert: ExpertId) -> bool {
@@ -216,7 +227,7 @@ impl Lane {
                 layer: fan_out.layer,
                 epoch: topology.table.epoch,
                 budget: Some(self.options.call_timeout),
-                trace: self.trace,
+                trace: self.traces.send(id, &node, tokens.len(), pairs.len()),
                 tokens: tokens.len() as u32,
                 activations: fan_out.activations(&tokens),
                 pairs,
@@ -228,7 +239,7 @@ impl Lane {
                 }
                 Err(error) => {
                     self.note_failure(&node, &error);
-                    fan_out.lost(&node);
+                    self.lost(fan_out, &node);
                     left.extend(pair_indices);
                 }
             }
@@ -321,6 +332,7 @@ impl Lane {
             Ok(NodeEvent::Outputs(outputs)) => {
                 if let Some(sent) = fan_out.sent_at(outputs.id) {
                     self.meters.of(node).answered(sent.elapsed(), outputs.timings);
+                    self.traces.answered(outputs.id, outputs.timings);
                 }
                 if let Err(what) = fan_out.store(outputs.id, &outputs.values) {
                     let from = fan_out.not_finite_from(what.expert);
@@ -332,6 +344,7 @@ impl Lane {
                 tracing::warn!(%node, layer = %fan_out.layer, %failure, "expert call failed");
                 self.last_failure = format!("{node}: {failure}");
                 self.meters.of(node).failures.increment(1);
+                self.traces.failed(failure.id, &self.last_failure);
                 fan_out.failed(failure.id);
                 match failure.reason {
                     FailureReason::Malformed => return Err(Error::Engine(failure.to_string())),
@@ -346,10 +359,16 @@ impl Lane {
             Ok(NodeEvent::Draining) => tracing::info!(%node, "expert node is draining"),
             Err(error) => {
                 self.note_failure(node, &error);
-                fan_out.lost(node);
+                self.lost(fan_out, node);
             }
         }
         Ok(())
+    }
+
+    /// Takes back what a node will not answer.
+    fn lost(&mut self, fan_out: &mut FanOut, node: &NodeId) {
+        self.traces.lost(node, &self.last_failure);
+        fan_out.lost(node);
     }
 
     /// Lets a replica be asked, unless all have given the same: then it is the input or the model, and no node's fault.
@@ -378,7 +397,7 @@ impl Lane {
             self.last_failure = format!("{node} did not answer in {:?}", self.options.call_timeout);
             self.meters.of(&node).failures.increment(1);
             self.links.fail(&node);
-            fan_out.lost(&node);
+            self.lost(fan_out, &node);
         }
     }
 

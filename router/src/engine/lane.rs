@@ -36,6 +36,8 @@ pub(crate) struct LaneOptions {
     pub(crate) max_positions: usize,
     /// A sequence that lacks experts for this long, all in all, fails.
     pub(crate) expert_wait_timeout: Duration,
+    /// A step that takes longer is recorded.
+    pub(crate) slow_step: Option<Duration>,
     /// Ends the lane before its next step; what still runs fails.
     pub(crate) stop: CancellationToken,
 }

@@ -100,6 +100,7 @@ fn start(expert_wait_timeout: Duration) -> Running {
         tokenizer: None,
         max_positions: 64,
         expert_wait_timeout,
+        slow_step: None,
         stop: CancellationToken::new(),
     };
     let experts = LocalExperts::load(&checkpoint, &device, Dtype::F32.into()).unwrap();
@@ -121,7 +122,7 @@ fn request(token: u32) -> Request {
         cache_salt: String::new(),
         deadline: None,
         cancel: CancellationToken::new(),
-        trace: None,
+        trace: crate::traces::RequestTrace::default(),
     }
 }
 

@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use guildhall_telemetry::TraceContext;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -18,6 +17,7 @@ use crate::request::{
 use crate::sampler::{Forbidden, Logits, NoToken, Sampler, logprobs};
 use crate::scheduler::{Arrival, PrefixHashes};
 use crate::tokenizer::{Detokenizer, Tokenizer};
+use crate::traces::Traced;
 
 pub(super) struct Sequence {
     request: Arc<Request>,
@@ -62,7 +62,7 @@ impl Sequence {
             index,
             events,
             waiting: Some(waiting),
-            timing: Timing::new(arrived),
+            timing: Timing::new(arrived, (request.trace.recorded(), index)),
             cached_tokens: 0,
             tokens: request.prompt.to_vec(),
             sampler: Sampler::new(sampling, outputs.top_logprobs, &request.prompt),
@@ -107,8 +107,10 @@ impl Sequence {
         self.request.outputs.routed_experts
     }
 
-    pub(super) fn trace(&self) -> Option<TraceContext> {
-        self.request.trace
+    /// The trace that its steps may be recorded in.
+    pub(super) fn traced(&self) -> Option<Traced> {
+        let phase = self.timing.phase().or(self.request.trace.context)?;
+        Some(Traced { phase, deep: self.request.trace.deep })
     }
 
     pub(super) fn token(&self, position: usize) -> u32 {
@@ -287,6 +289,7 @@ impl Sequence {
 mod tests {
     use super::*;
     use crate::request::{Outputs, Stopping};
+    use crate::traces::RequestTrace;
     use tokio_util::sync::CancellationToken;
 
     fn sequence(stopping: Stopping, outputs: Outputs) -> (Sequence, super::super::Events) {
@@ -301,7 +304,7 @@ mod tests {
             cache_salt: String::new(),
             deadline: None,
             cancel: CancellationToken::new(),
-            trace: None,
+            trace: RequestTrace::default(),
         };
         let (sender, events) = mpsc::channel(8);
         (

@@ -1,6 +1,7 @@
 //! One step of a lane: from a plan to the tokens that it gives.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use guildhall_kernels::SequenceSpan;
 use guildhall_telemetry::error_chain;
@@ -12,6 +13,7 @@ use crate::model::{ForwardBatch, RoutesOfStep};
 use crate::request::Failure;
 use crate::sampler::Logits;
 use crate::scheduler::{Scheduler, SequenceId, Work};
+use crate::traces::StepTrace;
 
 /// Rows whose logits are computed at a time: they take 4 bytes for each token of the vocabulary.
 const LOGITS_AT_A_TIME: usize = 64;
@@ -28,15 +30,26 @@ struct WantedRow {
 impl Lane {
     /// Computes one step and moves every sequence of it on.
     pub(super) fn step(&mut self, plan: &[Work]) -> Result<(), Error> {
+        let began = Instant::now();
+        let sequences = plan.iter().filter_map(|work| self.sequences.get(&work.id));
+        let trace = StepTrace::of(sequences.filter_map(Sequence::traced), self.options.slow_step);
+        self.experts.begin_step(trace.as_ref().map(|trace| trace.step));
+        let done = self.compute(plan);
+        if let Some(trace) = trace {
+            let tokens = plan.iter().map(|work| work.tokens).sum();
+            let failure = done.as_ref().err().map(|error| error_chain(error));
+            trace.end(began, [plan.len(), tokens], self.experts.end_step(), failure);
+        }
+        done
+    }
+
+    fn compute(&mut self, plan: &[Work]) -> Result<(), Error> {
         for work in plan {
             let cached_tokens = self.options.scheduler.cached_tokens(work.id);
             if let Some(sequence) = self.sequences.get_mut(&work.id) {
                 sequence.begin(cached_tokens);
             }
         }
-        // A step of several sequences can be in one trace only: the first one's that has one.
-        let sequences = plan.iter().filter_map(|work| self.sequences.get(&work.id));
-        self.experts.set_trace(sequences.filter_map(Sequence::trace).next());
         let options = &mut self.options;
         let batch = batch(&options.scheduler, &self.sequences, plan);
         let (cache, experts) = (&mut options.cache, self.experts.as_mut());

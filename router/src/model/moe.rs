@@ -4,10 +4,11 @@ use std::task::Context;
 
 use guildhall_ids::{ExpertId, LayerIdx};
 use guildhall_kernels::{Device, ExpertWeights, GateOptions, Linear, Routes, Tensor};
-use guildhall_telemetry::TraceContext;
+use guildhall_telemetry::Span;
 
 use super::RoutesOfStep;
 use crate::Error;
+use crate::traces::StepContext;
 
 /// Computes the experts of a layer, here or elsewhere.
 pub(crate) trait Experts {
@@ -17,8 +18,13 @@ pub(crate) trait Experts {
     /// The weighted sum of each token's experts, added in the order of its routes: [tokens, hidden].
     fn finish(&mut self) -> Result<Tensor, Error>;
 
-    /// The trace that the calls of the following steps belong to.
-    fn set_trace(&mut self, _trace: Option<TraceContext>) {}
+    /// What follows is of a step, which may be traced.
+    fn begin_step(&mut self, _step: Option<StepContext>) {}
+
+    /// What was noted of the step.
+    fn end_step(&mut self) -> Vec<Span> {
+        Vec::new()
+    }
 
     /// Whether somebody can be asked for this expert now. Where nobody can, a connection is looked for.
     fn can_ask_for(&mut self, _expert: ExpertId) -> bool {

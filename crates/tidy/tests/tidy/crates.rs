@@ -60,7 +60,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("safetensors", &["checkpoint"]),
     ("memmap2", &["checkpoint"]),
     ("rayon", &["kernels"]),
-    ("prost", &["proto", "transport", "cluster"]),
+    ("prost", &["proto", "transport", "cluster", "testkit"]),
     ("tonic", &["proto", "transport", "cluster", "router", "loadtest", "cli", "testkit"]),
     ("tonic-health", &["transport", "router", "cli"]),
     ("tonic-reflection", &["transport", "cli"]),
@@ -76,9 +76,12 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("metrics-exporter-prometheus", &["telemetry"]),
     ("metrics-util", &["telemetry"]),
     ("opentelemetry", &["telemetry"]),
+    ("opentelemetry-otlp", &["telemetry"]),
+    ("opentelemetry-proto", &["testkit"]),
+    ("opentelemetry_sdk", &["telemetry"]),
     ("tracing-subscriber", &["telemetry"]),
     ("anyhow", &["cli"]),
-    ("clap", &["cli", "router", "expert-node", "cluster", "loadtest"]),
+    ("clap", &["cli", "router", "expert-node", "cluster", "loadtest", "telemetry"]),
     ("cargo_metadata", &["tidy"]),
 ];
 

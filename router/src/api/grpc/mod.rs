@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use guildhall_proto::v1::generation_server::GenerationServer;
 use guildhall_proto::vllm::vllm_engine_server::VllmEngineServer;
-use guildhall_telemetry::TraceContext;
 use guildhall_transport::{ServerOptions, reflection, server_builder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -63,9 +62,8 @@ fn options() -> ServerOptions {
 /// What the headers of a call say.
 fn ask_of(metadata: &MetadataMap) -> Ask {
     let header = |name| metadata.get(name).and_then(|value| value.to_str().ok());
-    // A header that cannot be read starts no trace, but is no reason to refuse the request.
-    let trace = header("traceparent").and_then(|text| TraceContext::from_traceparent(text).ok());
-    Ask { trace, timeout: header("grpc-timeout").and_then(grpc_timeout), ..Ask::default() }
+    let timeout = header("grpc-timeout").and_then(grpc_timeout);
+    Ask { timeout, ..Ask::default() }.traced(header)
 }
 
 /// The time in a `grpc-timeout` header: at most eight digits and a unit.

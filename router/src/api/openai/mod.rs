@@ -9,7 +9,6 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
-use guildhall_telemetry::TraceContext;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
@@ -145,12 +144,10 @@ pub(super) fn asks(body: &[u8]) -> Vec<Ask> {
 async fn begin_with(
     frontend: &Frontend,
     headers: &HeaderMap,
-    mut ask: Ask,
+    ask: Ask,
 ) -> Result<Running, Refusal> {
     let text = |value: &HeaderValue| value.to_str().ok().map(ToOwned::to_owned);
-    // A header that cannot be read starts no trace, but is no reason to refuse the request.
-    let trace = headers.get("traceparent").and_then(text);
-    ask.trace = trace.and_then(|text| TraceContext::from_traceparent(&text).ok());
+    let mut ask = ask.traced(|name| headers.get(name)?.to_str().ok());
     if ask.wire.request_id.is_empty() {
         ask.wire.request_id = headers.get(REQUEST_ID).and_then(text).unwrap_or_default();
     }

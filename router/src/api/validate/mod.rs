@@ -45,7 +45,7 @@ pub(crate) fn n(wire: &v1::GenerateRequest) -> Result<usize, Refusal> {
 
 /// Checks a request against the model. Takes milliseconds for a long text or a large schema.
 pub(crate) fn request(model: &ServedModel, ask: Ask) -> Result<Checked, Refusal> {
-    let Ask { mut wire, conversation, timeout, trace } = ask;
+    let Ask { mut wire, conversation, timeout, trace, .. } = ask;
     if !wire.model.is_empty() && wire.model != model.name {
         let what = format!("the model {:?} is not {:?}", wire.model, model.name);
         return Err(Refusal::new(RefusalKind::UnknownModel, what));
