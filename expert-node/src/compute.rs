@@ -85,6 +85,12 @@ impl ComputeQueue {
         self.turn.queued.fetch_sub(1, Ordering::AcqRel);
         job.fail(reason, message.into());
     }
+
+    /// Says how many calls were queued and are not answered, for as long as somebody asks; the thread may end meanwhile.
+    pub(crate) fn waiting(&self) -> impl Fn() -> usize + Send + 'static {
+        let turn = Arc::clone(&self.turn);
+        move || turn.queued.load(Ordering::Acquire)
+    }
 }
 
 /// Whose turn it is to compute.
@@ -167,6 +173,7 @@ impl Worker {
     /// The outputs of each job, in the order of its pairs and the type of the wire.
     fn compute(&self, layer: LayerIdx, jobs: &[Job], held: &Held) -> Result<Vec<Bytes>, Error> {
         let pass = plan_pass(jobs.iter().map(|job| (job.call.tokens, &job.call.pairs[..])));
+        metrics::EXPERTS_READ.add(&[&layer.0.to_string()], pass.groups.len() as u64);
         let x = self.upload(jobs)?;
         let experts = pass.groups.iter().filter_map(|(expert, rows)| {
             let weights = held.get(ExpertId { layer, expert: *expert })?;

@@ -34,6 +34,16 @@ pub(crate) const PAIRS_TOTAL: Metric = Metric::counter(
     &["layer"],
     "Pairs of a token and an expert that were computed.",
 );
+pub(crate) const EXPERTS_READ: Metric = Metric::counter(
+    "guildhall_node_experts_read_total",
+    &["layer"],
+    "Distinct experts of each batch, whose weights were read for it.",
+);
+pub(crate) const QUEUED_CALLS: Metric = Metric::gauge(
+    "guildhall_node_queued_calls",
+    &[],
+    "Calls that wait for the device or are on it; those that are computed where they arrive are not counted.",
+);
 pub(crate) const REFUSED: Metric = Metric::counter(
     "guildhall_node_refused_calls_total",
     &["reason"],
@@ -50,6 +60,8 @@ pub(crate) const ALL: &[Metric] = &[
     COMPUTE_TIME,
     BATCH_PAIRS,
     PAIRS_TOTAL,
+    EXPERTS_READ,
+    QUEUED_CALLS,
     REFUSED,
     RESIDENT_EXPERTS,
     RESIDENT_BYTES,

@@ -9,16 +9,30 @@ use axum::routing::get;
 use guildhall_telemetry::MetricsPage;
 use tokio::net::TcpListener;
 
-use crate::shard::Shard;
+use crate::service::Node;
 use crate::{Error, metrics};
+
+/// Collects metrics from now on, if they are asked for here or exported.
+pub(crate) fn collect(node: &Node, asked: bool) -> Result<Option<MetricsPage>, Error> {
+    let page = MetricsPage::open_if(asked, metrics::ALL).map_err(Error::Ended)?;
+    if let Some(page) = &page {
+        let (shard, waiting) = (Arc::clone(node.shard()), node.waiting());
+        page.before_each_look(move || {
+            let held = shard.held();
+            metrics::QUEUED_CALLS.set(&[], waiting() as f64);
+            metrics::RESIDENT_EXPERTS.set(&[], held.ids().len() as f64);
+            metrics::RESIDENT_BYTES.set(&[], held.bytes() as f64);
+        });
+    }
+    Ok(page)
+}
 
 /// Opens the port and prints its address; what is returned serves it, for ever.
 pub(crate) async fn open(
     address: &str,
-    shard: Arc<Shard>,
+    page: MetricsPage,
 ) -> Result<impl Future<Output = Result<(), Error>> + Send + 'static, Error> {
     let failed = |what: &'static str| move |source| Error::System { what, source };
-    let page = MetricsPage::open(metrics::ALL).map_err(Error::Ended)?;
     let listener =
         TcpListener::bind(address).await.map_err(failed("listening on the probe address"))?;
     let listening = listener.local_addr().map_err(failed("reading the probe address"))?;
@@ -27,12 +41,7 @@ pub(crate) async fn open(
         .and_then(|()| stdout.flush())
         .map_err(failed("printing the probe address"))?;
     let shown = page.clone();
-    let show = move || async move {
-        let held = shard.held();
-        metrics::RESIDENT_EXPERTS.set(&[], held.ids().len() as f64);
-        metrics::RESIDENT_BYTES.set(&[], held.bytes() as f64);
-        ([(CONTENT_TYPE, MetricsPage::CONTENT_TYPE)], shown.render())
-    };
+    let show = move || async move { ([(CONTENT_TYPE, MetricsPage::CONTENT_TYPE)], shown.render()) };
     let routes = Router::new().route("/health", get(|| async {})).route("/metrics", get(show));
     Ok(async move {
         let serving = async { axum::serve(listener, routes).await };

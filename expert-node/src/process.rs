@@ -72,9 +72,10 @@ async fn serve_experts(
 
     let record = node_record(config, &node, &address);
     let shard = node.shard().clone();
-    let probing = match &config.probe {
-        Some(address) => Some(tokio::spawn(probe::open(address, Arc::clone(&shard)).await?)),
-        None => None,
+    let page = probe::collect(&node, config.probe.is_some())?;
+    let probing = match (&config.probe, page) {
+        (Some(address), Some(page)) => Some(tokio::spawn(probe::open(address, page).await?)),
+        _ => None,
     };
     let mut serving =
         tokio::spawn(serve(listener, node, lifecycle.clone(), BusyPoll(config.busy_poll)));

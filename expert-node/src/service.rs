@@ -55,6 +55,11 @@ impl Node {
     /// Takes the device and starts the compute thread, which ends when the last clone of the node is dropped.
     ///
     /// # Errors
+    /// Says how many calls wait.
+    pub(crate) fn waiting(&self) -> impl Fn() -> usize + Send + 'static {
+        self.queue.waiting()
+    }
+
     /// A format of weights that does not go with the dtype, or a device that cannot be had.
     pub(crate) fn start(
         supply: Supply,

@@ -105,8 +105,23 @@ pub(crate) const EXPERT_CALL: Metric = Metric::histogram(
 );
 pub(crate) const EXPERT_PAIRS: Metric = Metric::counter(
     "guildhall_expert_pairs_total",
-    &["node"],
+    &["node", "layer"],
     "Pairs of a token and an expert that a node was asked for.",
+);
+pub(crate) const EXPERT_TOKENS: Metric = Metric::counter(
+    "guildhall_expert_tokens_total",
+    &["node", "layer"],
+    "Tokens whose activations a node was sent.",
+);
+pub(crate) const EXPERT_DISTINCT: Metric = Metric::counter(
+    "guildhall_expert_distinct_total",
+    &["node", "layer"],
+    "Distinct experts of each call to a node.",
+);
+pub(crate) const EXPERT_BYTES: Metric = Metric::counter(
+    "guildhall_expert_call_bytes_total",
+    &["node", "direction"],
+    "Bytes of activations (out) and outputs (back).",
 );
 pub(crate) const EXPERT_FAILURES: Metric = Metric::counter(
     "guildhall_expert_call_failures_total",
@@ -182,6 +197,9 @@ pub(crate) const ALL: &[Metric] = &[
     DECODE_TIME,
     EXPERT_CALL,
     EXPERT_PAIRS,
+    EXPERT_TOKENS,
+    EXPERT_DISTINCT,
+    EXPERT_BYTES,
     EXPERT_FAILURES,
     EXPERT_HEDGES,
     NODES,

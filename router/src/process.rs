@@ -8,7 +8,9 @@ use guildhall_checkpoint::Checkpoint;
 use guildhall_transport::BusyPoll;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Admission, AdmissionLimits, Frontend, Health, Loaded, ServedModel, Serving};
+use crate::api::{
+    Admission, AdmissionLimits, Frontend, Health, Loaded, ServedModel, Serving, metrics_page,
+};
 use crate::cluster::Cluster;
 use crate::dispatch::{DispatchOptions, RemoteExperts};
 use crate::engine::{EngineHandle, Lane, LaneOptions};
@@ -29,6 +31,7 @@ pub async fn run(config: RouterConfig, shutdown: CancellationToken) -> Result<()
     config.check().map_err(Error::Config)?;
     let health = Health::new(shutdown.child_token(), config.stall_timeout);
     let frontend = Frontend::new(health.clone(), config.traces());
+    metrics_page::open(&frontend, config.admin_port.is_some())?;
     let ended = CancellationToken::new();
     let (mut servers, address) =
         Servers::start(&config, &frontend, (shutdown.clone(), ended.clone())).await?;

@@ -13,7 +13,7 @@ mod generation;
 mod failures;
 mod load;
 mod metrics;
-mod traces;
+mod telemetry;
 mod failover;
 mod balance;
 mod fetching;

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use guildhall_testkit::client::{connect, greedy, status};
+use guildhall_testkit::client::{connect, greedy, idle_status, status};
 use guildhall_testkit::cluster::{Cluster, demo};
 
 const ADMIN: [&str; 4] = ["--admin-port", "0", "--admin-api-key", "secret"];
@@ -37,6 +37,7 @@ async fn requests_and_calls_are_counted_and_timed() {
     }
     let admin = cluster.admin.clone().unwrap();
     assert!(scrape(&admin, "wrong").starts_with("HTTP/1.1 401 "));
+    idle_status(&admin, "secret").await;
     let page = scrape(&admin, "secret");
     assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
     let is = |name: &str, expected: f64| {
@@ -66,8 +67,32 @@ async fn requests_and_calls_are_counted_and_timed() {
         assert!(calls("queue") > 0.0);
         assert_eq!(calls("queue").to_bits(), calls("compute").to_bits());
         assert_eq!(calls("queue").to_bits(), calls("network").to_bits());
-        assert!(value(&page, &format!("guildhall_expert_pairs_total{{node=\"{node}\"}}")) > 0.0);
     }
+    // 40 tokens and 24, of which 32 were found, and 9 more of each answer; two experts for each.
+    let tokens = f64::from(40 + 8 + 2 * 9);
+    for layer in 0..4 {
+        let of_layer = |name: &str| -> f64 {
+            let on = |node| {
+                format!("guildhall_expert_{name}_total{{node=\"{node}\",layer=\"{layer}\"}}")
+            };
+            ["node-0", "node-1"].map(|node| value(&page, &on(node))).iter().sum()
+        };
+        assert!((of_layer("pairs") - 2.0 * tokens).abs() < 1e-9, "{}", of_layer("pairs"));
+        assert!(of_layer("tokens") >= tokens && of_layer("tokens") <= of_layer("pairs"));
+        assert!(of_layer("distinct") > 0.0 && of_layer("distinct") <= of_layer("pairs"));
+    }
+    let bytes = |direction: &str| -> f64 {
+        let of = |node| {
+            format!(
+                "guildhall_expert_call_bytes_total{{node=\"{node}\",direction=\"{direction}\"}}"
+            )
+        };
+        ["node-0", "node-1"].map(|node| value(&page, &of(node))).iter().sum()
+    };
+    let row = 2.0 * 192.0;
+    assert!((bytes("back") - 4.0 * 2.0 * tokens * row).abs() < 1e-9, "a row for each pair");
+    assert!(bytes("out") >= 4.0 * tokens * row && bytes("out") <= bytes("back"));
+    assert!(value(&page, "process_resident_memory_bytes") > 1e6);
     let layer = |name, of| format!("guildhall_{name}{{layer=\"3\",of=\"{of}\"}}");
     for of in ["experts", "nodes"] {
         let balancedness = value(&page, &layer("balancedness", of));
@@ -81,6 +106,8 @@ async fn requests_and_calls_are_counted_and_timed() {
     assert_eq!(number("batch_pairs_count").to_bits(), number("compute_seconds_count").to_bits());
     let of_layers = (0..4).map(|layer| number(&format!("pairs_total{{layer=\"{layer}\"}}")));
     assert_eq!(of_layers.sum::<f64>().to_bits(), number("batch_pairs_sum").to_bits());
+    assert!(number("experts_read_total{layer=\"0\"}") > 0.0);
+    assert!(number("queued_calls").abs() < 1e-9);
     // gRPC is on the same port.
     assert!(status(&admin, "secret").await.ready);
 }

@@ -1,7 +1,8 @@
-//! Where a process sends its traces, from flags or the standard variables of OpenTelemetry.
+//! Where a process sends its traces and metrics, from flags or the standard variables of OpenTelemetry.
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Everything that exporting over OTLP can be told; headers, time limits and the size of batches come from the
 /// variables of OpenTelemetry alone.
@@ -28,6 +29,21 @@ pub struct OtlpConfig {
         value_name = "URL"
     )]
     pub otlp_traces_endpoint: String,
+
+    /// Collector of metrics, if it is another one.
+    #[arg(
+        long,
+        global = true,
+        env = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        default_value = "",
+        hide_default_value = true,
+        value_name = "URL"
+    )]
+    pub otlp_metrics_endpoint: String,
+
+    /// Milliseconds between two exports of all metrics.
+    #[arg(long, global = true, env = "OTEL_METRIC_EXPORT_INTERVAL", default_value = "60000", value_parser = milliseconds, value_name = "MILLISECONDS")]
+    pub otlp_metrics_interval: Duration,
 
     /// How collectors are spoken to: grpc or http/protobuf.
     #[arg(long, global = true, env = "OTEL_EXPORTER_OTLP_PROTOCOL", default_value_t)]
@@ -90,12 +106,21 @@ pub enum RootSampler {
 impl OtlpConfig {
     /// Where traces go.
     pub(crate) fn traces_endpoint(&self) -> Option<String> {
-        match (self.otlp_traces_endpoint.as_str(), self.otlp_endpoint.as_str()) {
+        self.endpoint(&self.otlp_traces_endpoint, "v1/traces")
+    }
+
+    /// Where metrics go.
+    pub(crate) fn metrics_endpoint(&self) -> Option<String> {
+        self.endpoint(&self.otlp_metrics_endpoint, "v1/metrics")
+    }
+
+    fn endpoint(&self, own: &str, path: &str) -> Option<String> {
+        match (own, self.otlp_endpoint.as_str()) {
             _ if self.otlp_disabled => None,
             ("", "") => None,
             ("", base) => Some(match self.otlp_protocol {
                 OtlpProtocol::Grpc => base.to_owned(),
-                OtlpProtocol::HttpProtobuf => format!("{}/v1/traces", base.trim_end_matches('/')),
+                OtlpProtocol::HttpProtobuf => format!("{}/{path}", base.trim_end_matches('/')),
             }),
             (own, _) => Some(own.to_owned()),
         }
@@ -108,6 +133,8 @@ impl OtlpConfig {
         let mut add = |name: &str, value: &dyn fmt::Display| flags.push(format!("{name}={value}"));
         add("--otlp-endpoint", &self.otlp_endpoint);
         add("--otlp-traces-endpoint", &self.otlp_traces_endpoint);
+        add("--otlp-metrics-endpoint", &self.otlp_metrics_endpoint);
+        add("--otlp-metrics-interval", &self.otlp_metrics_interval.as_millis());
         add("--otlp-protocol", &self.otlp_protocol);
         add("--otlp-traces-sampler", &self.otlp_traces_sampler);
         add("--otlp-traces-ratio", &self.otlp_traces_ratio);
@@ -187,6 +214,12 @@ impl fmt::Display for OtlpProtocol {
     }
 }
 
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    let milliseconds = text.parse().ok().filter(|milliseconds| *milliseconds > 0);
+    let none = || format!("{text:?} is no number of milliseconds above 0");
+    milliseconds.map(Duration::from_millis).ok_or_else(none)
+}
+
 fn ratio(text: &str) -> Result<f64, String> {
     let ratio = text.parse().ok().filter(|ratio: &f64| (0.0..=1.0).contains(ratio));
     ratio.ok_or_else(|| format!("{text:?} is no number from 0 to 1"))
@@ -219,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn each_protocol_has_its_own_address_for_traces() {
+    fn each_protocol_has_its_own_addresses() {
         let check = |flags: &[&str], expected: Option<&str>| {
             assert_eq!(config(flags).traces_endpoint().as_deref(), expected, "{flags:?}");
         };
@@ -228,6 +261,8 @@ mod tests {
         check(&[], None);
         check(&[base], Some("http://a:1/"));
         check(&[base, http], Some("http://a:1/v1/traces"));
+        let metrics = config(&[base, own, http]).metrics_endpoint();
+        assert_eq!(metrics.as_deref(), Some("http://a:1/v1/metrics"));
         check(&[base, own], Some("http://b:2/own"));
         check(&[own, http], Some("http://b:2/own"));
         check(&[own, "--otlp-disabled"], None);

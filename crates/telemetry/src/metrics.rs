@@ -1,6 +1,7 @@
 //! Metrics in Prometheus form: what each is called and means, and the page that shows them all.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Label};
@@ -121,14 +122,21 @@ impl Metric {
 
 /// All metrics of this process.
 #[derive(Clone)]
-pub struct MetricsPage(PrometheusHandle);
+pub struct MetricsPage {
+    handle: PrometheusHandle,
+    /// Copy what is counted elsewhere; called before each look at the page.
+    lookups: Arc<Mutex<Vec<Lookup>>>,
+}
+
+type Lookup = Box<dyn Fn() + Send>;
 
 /// A gauge that nobody sets for so long is shown no more: what it said is not known any longer.
 const FORGET_GAUGES: Duration = Duration::from_secs(60);
 /// Time between two times of putting what was recorded into buckets.
-const TIDY_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 static PAGE: OnceLock<Result<MetricsPage, String>> = OnceLock::new();
+static EXPORTED: AtomicBool = AtomicBool::new(false);
 
 impl MetricsPage {
     /// What [`Self::render`] gives, as HTTP names it.
@@ -141,6 +149,37 @@ impl MetricsPage {
     /// If something else collects them already.
     pub fn open(metrics: &[Metric]) -> Result<Self, String> {
         PAGE.get_or_init(|| Self::install(metrics)).clone()
+    }
+
+    /// Opens it if somebody asks for it or it is exported.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_if(asked: bool, metrics: &[Metric]) -> Result<Option<Self>, String> {
+        let wanted = asked || EXPORTED.load(Ordering::Relaxed);
+        wanted.then(|| Self::open(metrics)).transpose()
+    }
+
+    /// Somebody looks at it from time to time without being asked.
+    pub(crate) fn will_be_exported() {
+        EXPORTED.store(true, Ordering::Relaxed);
+    }
+
+    /// The page, if it is open.
+    pub(crate) fn opened() -> Option<Self> {
+        PAGE.get().and_then(|page| page.clone().ok())
+    }
+
+    /// Puts what is recorded into buckets, if the page is open.
+    pub(crate) fn tidy() {
+        if let Some(page) = Self::opened() {
+            page.handle.run_upkeep();
+        }
+    }
+
+    /// Has something copied to the page before each look at it.
+    pub fn before_each_look(&self, lookup: impl Fn() + Send + 'static) {
+        self.lookups.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(lookup));
     }
 
     fn install(metrics: &[Metric]) -> Result<Self, String> {
@@ -163,20 +202,27 @@ impl MetricsPage {
                 }
             }
         }
-        Ok(Self(handle))
+        let process = metrics_process::Collector::default();
+        process.describe();
+        let page = Self { handle, lookups: Arc::default() };
+        page.before_each_look(move || process.collect());
+        Ok(page)
     }
 
     /// The page, in the text format of Prometheus.
     #[must_use]
     pub fn render(&self) -> String {
-        self.0.render()
+        for lookup in &*self.lookups.lock().unwrap_or_else(PoisonError::into_inner) {
+            lookup();
+        }
+        self.handle.render()
     }
 
     /// Puts what is recorded into buckets from time to time, for ever; until then each value takes memory.
     pub async fn keep_tidy(self) {
         loop {
             tokio::time::sleep(TIDY_EVERY).await;
-            self.0.run_upkeep();
+            self.handle.run_upkeep();
         }
     }
 }
@@ -213,6 +259,8 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
+        let memory = text.lines().find_map(|l| l.strip_prefix("process_resident_memory_bytes "));
+        assert!(memory.unwrap().parse::<f64>().unwrap() > 1e6);
         assert!(MetricsPage::open(&[]).is_ok(), "it is the same page");
     }
 }

@@ -1,28 +1,29 @@
-//! Exports spans over OTLP, on a thread and connections of its own, so that nothing that serves waits for a collector.
+//! Exports spans and metrics over OTLP, on a thread and connections of its own, so that nothing that serves waits for a
+//! collector.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _};
+use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanExporter as Export, SpanProcessor as _,
-};
+use opentelemetry_sdk::trace::SpanProcessor as _;
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use crate::spans::{Recorder, SPANS_DROPPED, SPANS_EXPORTED};
-use crate::{OtlpConfig, OtlpProtocol};
+use crate::OtlpConfig;
+use crate::metrics::MetricsPage;
+use crate::spans::Recorder;
+
+mod metrics;
+mod metrics_data;
+mod traces;
 
 /// What waits at the end of a process gets this long to be sent.
 const LAST_EXPORT: Duration = Duration::from_secs(3);
 
 /// The export of a process, until it is dropped; then what waits is sent.
 pub struct Otlp {
-    recorder: &'static Recorder,
+    recorder: Option<&'static Recorder>,
     /// Ends the thread on which connections are served.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -39,64 +40,65 @@ impl Otlp {
         service: &'static str,
         instance: Option<&str>,
     ) -> Result<Option<Self>, String> {
-        let Some(endpoint) = config.traces_endpoint() else { return Ok(None) };
+        let (traces, metrics) = (config.traces_endpoint(), config.metrics_endpoint());
+        if traces.is_none() && metrics.is_none() {
+            return Ok(None);
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|e| format!("starting the export of traces: {e}"))?;
-        let exporter = match config.otlp_protocol {
-            OtlpProtocol::Grpc => {
-                let _on = runtime.enter();
-                SpanExporter::builder().with_tonic().with_endpoint(&endpoint).build()
-            }
-            // Its client has a runtime of its own and must not be made on one.
-            OtlpProtocol::HttpProtobuf => SpanExporter::builder()
-                .with_http()
-                .with_protocol(Protocol::HttpBinary)
-                .with_endpoint(&endpoint)
-                .build(),
-        };
-        let exporter =
-            exporter.map_err(|e| format!("exporting traces to {endpoint:?} over OTLP: {e}"))?;
-        let waiting = Arc::<AtomicUsize>::default();
-        let counted =
-            Counted { exporter, waiting: Arc::clone(&waiting), failing: AtomicBool::new(false) };
-        let batches =
-            BatchConfigBuilder::default().with_max_queue_size(config.otlp_max_queued_spans);
-        let mut processor =
-            BatchSpanProcessor::builder(counted).with_batch_config(batches.build()).build();
-        processor.set_resource(&resource(service, instance));
-        let recorder = Recorder {
-            processor,
-            waiting,
-            most_waiting: config.otlp_max_queued_spans,
-            sampler: (config.otlp_traces_sampler, config.otlp_traces_ratio),
-            scope: InstrumentationScope::builder("guildhall")
-                .with_version(env!("CARGO_PKG_VERSION"))
-                .build(),
-        }
-        .install()?;
-        let (stop, stopped) = oneshot::channel();
-        // It ends when it is told to or when nobody can tell it any more.
-        let serve = move || drop(runtime.block_on(stopped));
-        let thread = std::thread::Builder::new()
-            .name("otlp".into())
-            .spawn(serve)
-            .map_err(|e| format!("starting the thread that exports traces: {e}"))?;
-        tracing::info!(endpoint, protocol = %config.otlp_protocol, "traces are exported");
+            .map_err(|e| format!("starting the export over OTLP: {e}"))?;
+        let resource = resource(service, instance);
+        let recorder = traces.map(|endpoint| {
+            let recorder = traces::recorder(config, &endpoint, &runtime, &resource);
+            recorder.and_then(Recorder::install)
+        });
+        let recorder = recorder.transpose()?;
+        let sender = metrics.map(|endpoint| {
+            MetricsPage::will_be_exported();
+            metrics::Sender::new(config, &endpoint, &runtime, &resource)
+        });
+        let (stop, thread) = serve(runtime, sender.transpose()?)?;
         Ok(Some(Self { recorder, stop: Some(stop), thread: Some(thread) }))
     }
+}
+
+/// Serves connections on a thread of their own, and sends metrics from time to time and at the end.
+fn serve(
+    runtime: Runtime,
+    sender: Option<metrics::Sender>,
+) -> Result<(oneshot::Sender<()>, JoinHandle<()>), String> {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let run = async move {
+        let Some(mut sender) = sender else {
+            // It is told to end by a message or by the end of whoever could send one.
+            let _ = stopped.await;
+            return;
+        };
+        tokio::select! {
+            _ = stopped => {}
+            // It does not end.
+            () = sender.run() => {}
+        }
+        let _ = tokio::time::timeout(LAST_EXPORT, sender.send()).await;
+    };
+    let thread = std::thread::Builder::new()
+        .name("otlp".into())
+        .spawn(move || runtime.block_on(run))
+        .map_err(|e| format!("starting the thread that exports over OTLP: {e}"))?;
+    Ok((stop, thread))
 }
 
 /// Sends what waits.
 impl Drop for Otlp {
     fn drop(&mut self) {
-        if let Err(error) = self.recorder.processor.shutdown_with_timeout(LAST_EXPORT) {
+        let last = self.recorder.map(|of| of.processor.shutdown_with_timeout(LAST_EXPORT));
+        if let Some(Err(error)) = last {
             tracing::warn!(%error, "not all traces were exported before the end");
         }
         drop(self.stop.take());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that exports traces panicked");
+            tracing::error!("the thread that exports over OTLP panicked");
         }
     }
 }
@@ -104,52 +106,14 @@ impl Drop for Otlp {
 /// What the standard variables say of this process; the name of the service is theirs if they have one.
 fn resource(service: &'static str, instance: Option<&str>) -> Resource {
     let named = Resource::builder().build();
-    let unnamed = "unknown_service";
     let name = named.get(&"service.name".into()).map(|name| name.to_string());
     let builder = match name {
-        Some(name) if !name.starts_with(unnamed) => Resource::builder().with_service_name(name),
+        Some(name) if !name.starts_with("unknown_service") => {
+            Resource::builder().with_service_name(name)
+        }
         _ => Resource::builder().with_service_name(service),
     };
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let instance = instance.map(|name| KeyValue::new("service.instance.id", name.to_owned()));
     builder.with_attribute(version).with_attributes(instance).build()
-}
-
-/// An exporter that says what becomes of its spans.
-#[derive(Debug)]
-struct Counted {
-    exporter: SpanExporter,
-    waiting: Arc<AtomicUsize>,
-    /// Whether the last batch was not taken; what follows is not worth a line in the log each.
-    failing: AtomicBool,
-}
-
-impl Export for Counted {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let spans = batch.len();
-        self.waiting.fetch_sub(spans, Ordering::AcqRel);
-        let exported = self.exporter.export(batch).await;
-        let failed_before = self.failing.swap(exported.is_err(), Ordering::Relaxed);
-        match &exported {
-            Ok(()) => SPANS_EXPORTED.add(&[], spans as u64),
-            Err(error) => {
-                SPANS_DROPPED.add(&["export"], spans as u64);
-                if !failed_before {
-                    tracing::warn!(%error, spans, "the collector does not take traces; they are dropped");
-                }
-            }
-        }
-        if failed_before && exported.is_ok() {
-            tracing::info!("the collector takes traces again");
-        }
-        exported
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(timeout)
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.exporter.set_resource(resource);
-    }
 }

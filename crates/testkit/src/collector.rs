@@ -1,9 +1,15 @@
-//! A collector of OpenTelemetry that keeps the spans that processes send it.
+//! A collector of OpenTelemetry that keeps what processes send it.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -11,6 +17,9 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
+pub use opentelemetry_proto::tonic::metrics::v1::{
+    Metric, NumberDataPoint, metric, number_data_point,
+};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -18,7 +27,11 @@ use tonic::{Request, Response, Status};
 
 /// Everything that has come so far.
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<Collected>>>);
+struct Kept {
+    spans: Arc<Mutex<Vec<Collected>>>,
+    /// By service.
+    metrics: Arc<Mutex<Vec<(String, Metric)>>>,
+}
 
 /// A collector, for as long as the test's runtime (or process) lives.
 pub struct Collector {
@@ -44,8 +57,9 @@ impl Collector {
         let kept = Kept::default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let service = TraceServiceServer::new(kept.clone());
-        let server = tonic::transport::Server::builder().add_service(service);
+        let server = tonic::transport::Server::builder()
+            .add_service(TraceServiceServer::new(kept.clone()))
+            .add_service(MetricsServiceServer::new(kept.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Self { address, kept }
     }
@@ -60,8 +74,15 @@ impl Collector {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (mut reader, mut writer) =
                     (BufReader::new(stream.try_clone().unwrap()), stream);
-                while let Some(body) = read_request(&mut reader) {
-                    keeps.keep(ExportTraceServiceRequest::decode(&body[..]).unwrap());
+                while let Some((path, body)) = read_request(&mut reader) {
+                    match path.as_str() {
+                        "/v1/traces" => {
+                            keeps.keep(ExportTraceServiceRequest::decode(&body[..]).unwrap())
+                        }
+                        "/v1/metrics" => keeps
+                            .keep_metrics(ExportMetricsServiceRequest::decode(&body[..]).unwrap()),
+                        other => panic!("nobody should ask for {other}"),
+                    }
                     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\n";
                     writer
                         .write_all(format!("{head}content-length: 0\r\n\r\n").as_bytes())
@@ -75,15 +96,23 @@ impl Collector {
     /// What has come so far.
     #[must_use]
     pub fn spans(&self) -> Vec<Collected> {
-        self.kept.0.lock().unwrap().clone()
+        self.kept.spans.lock().unwrap().clone()
+    }
+
+    /// The last that a service said of a metric.
+    #[must_use]
+    pub fn metric(&self, service: &str, name: &str) -> Option<Metric> {
+        let metrics = self.kept.metrics.lock().unwrap();
+        let found = metrics.iter().rev().find(|(of, metric)| of == service && metric.name == name);
+        found.map(|(_, metric)| metric.clone())
     }
 }
 
-/// The body of the next request to `/v1/traces`; nothing when the client has gone.
-fn read_request(reader: &mut impl BufRead) -> Option<Vec<u8>> {
+/// Path and body of the next request; nothing when the client has gone.
+fn read_request(reader: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
     let mut first = String::new();
     reader.read_line(&mut first).ok().filter(|read| *read > 0)?;
-    assert!(first.starts_with("POST /v1/traces "), "{first}");
+    let path = first.strip_prefix("POST ").unwrap().split(' ').next().unwrap().to_owned();
     let mut length = 0;
     loop {
         let mut line = String::new();
@@ -98,12 +127,12 @@ fn read_request(reader: &mut impl BufRead) -> Option<Vec<u8>> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(body)
+    Some((path, body))
 }
 
 impl Kept {
     fn keep(&self, request: ExportTraceServiceRequest) {
-        let mut kept = self.0.lock().unwrap();
+        let mut kept = self.spans.lock().unwrap();
         for of in request.resource_spans {
             let resource = of.resource.unwrap_or_default();
             let service = text(&resource.attributes, "service.name");
@@ -112,6 +141,29 @@ impl Kept {
                 kept.push(Collected { service: service.clone(), instance: instance.clone(), span });
             }
         }
+    }
+}
+
+impl Kept {
+    fn keep_metrics(&self, request: ExportMetricsServiceRequest) {
+        let mut kept = self.metrics.lock().unwrap();
+        for of in request.resource_metrics {
+            let resource = of.resource.unwrap_or_default();
+            let service = text(&resource.attributes, "service.name");
+            let metrics = of.scope_metrics.into_iter().flat_map(|scope| scope.metrics);
+            kept.extend(metrics.map(|metric| (service.clone(), metric)));
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Kept {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.keep_metrics(request.into_inner());
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 

@@ -11,19 +11,27 @@ use guildhall_telemetry::MetricsPage;
 
 use super::frontend::{Frontend, Serving};
 use crate::balancer::Balancer;
-use crate::metrics;
+use crate::{Error, metrics};
 
-/// Routes with the page.
-pub(crate) fn routes(frontend: Frontend, page: MetricsPage) -> Router {
-    let show = move || async move {
+/// Collects metrics from now on, if they are asked for here or exported.
+pub(crate) fn open(frontend: &Frontend, asked: bool) -> Result<(), Error> {
+    let page = MetricsPage::open_if(asked, metrics::ALL).map_err(Error::Engine)?;
+    let Some(page) = page else { return Ok(()) };
+    let frontend = frontend.clone();
+    page.before_each_look(move || {
         if let Ok(serving) = frontend.serving() {
             look_at_engine(serving);
         }
         if let Some(cluster) = frontend.cluster() {
             look_at_cluster(cluster);
         }
-        ([(CONTENT_TYPE, MetricsPage::CONTENT_TYPE)], page.render())
-    };
+    });
+    Ok(())
+}
+
+/// Routes with the page.
+pub(crate) fn routes(page: MetricsPage) -> Router {
+    let show = move || async move { ([(CONTENT_TYPE, MetricsPage::CONTENT_TYPE)], page.render()) };
     Router::new().route("/metrics", get(show))
 }
 
@@ -40,9 +48,6 @@ fn look_at_engine(serving: &Serving) {
 }
 
 fn look_at_cluster(cluster: &Balancer) {
-    for (node, layers) in cluster.counter().asked() {
-        metrics::EXPERT_PAIRS.counted(&[node.as_str()], layers.iter().sum());
-    }
     let seen = cluster.members();
     let refused = seen.fit.refused.len();
     let mut states = BTreeMap::from([("serving", 0), ("leaving", 0), ("refused", refused)]);

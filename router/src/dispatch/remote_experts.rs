@@ -21,7 +21,7 @@ use super::call_traces::CallTraces;
 use super::fan_out::{FanOut, NotFinite, Outstanding};
 use super::health::HedgeBudget;
 use super::links::{LinkEvent, Links};
-use super::meters::Meters;
+use super::meters::{CallWork, Meters};
 use super::plan::{NodeCall, plan};
 use crate::balancer::LoadCounter;
 use crate::model::{Experts, ExpertsCall};
@@ -232,8 +232,10 @@ impl Lane {
                 activations: fan_out.activations(&tokens),
                 pairs,
             };
+            let work = CallWork::of(&call);
             match self.links.send(&node, call) {
                 Ok(()) => {
+                    self.meters.of(&node).sent(fan_out.layer, &work);
                     self.load.count_asked(fan_out.layer, &node, pair_indices.len());
                     fan_out.sent(id, node, pair_indices, Instant::now());
                 }
@@ -331,7 +333,11 @@ impl Lane {
         match event {
             Ok(NodeEvent::Outputs(outputs)) => {
                 if let Some(sent) = fan_out.sent_at(outputs.id) {
-                    self.meters.of(node).answered(sent.elapsed(), outputs.timings);
+                    self.meters.of(node).answered(
+                        outputs.values.len(),
+                        sent.elapsed(),
+                        outputs.timings,
+                    );
                     self.traces.answered(outputs.id, outputs.timings);
                 }
                 if let Err(what) = fan_out.store(outputs.id, &outputs.values) {

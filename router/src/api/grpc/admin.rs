@@ -29,7 +29,7 @@ pub(crate) async fn serve_admin(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let page = MetricsPage::open(metrics::ALL).map_err(Error::Engine)?;
-    let pages = Routes::from(metrics_page::routes(frontend.clone(), page.clone()));
+    let pages = Routes::from(metrics_page::routes(page.clone()));
     let health = HealthServer::new(health_service::Service(frontend.health().clone()));
     // Scrapers and browsers speak HTTP/1.1.
     let router = server_builder(&options())

@@ -1,11 +1,13 @@
-//! Traces, as a collector of OpenTelemetry gets them from real processes.
+//! Traces and metrics, as a collector of OpenTelemetry gets them from real processes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use guildhall_proto::v1;
 use guildhall_testkit::client::{connect, greedy};
 use guildhall_testkit::cluster::{Cluster, demo, golden};
-use guildhall_testkit::collector::{Collected, Collector};
+use guildhall_testkit::collector::{
+    Collected, Collector, Metric, NumberDataPoint, metric, number_data_point,
+};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
@@ -156,7 +158,39 @@ async fn only_requests_are_recorded_unless_somebody_asks_or_a_step_is_slow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn traces_go_over_http_too() {
+async fn metrics_are_exported_as_they_are_shown() {
+    let collector = Collector::start().await;
+    let export = ["--otlp-metrics-endpoint", &collector.address, "--otlp-metrics-interval", "100"];
+    let cluster = Cluster::start_with(&golden("mixtral"), "f32", 1, &export, &export);
+    let mut client = connect(&cluster.address).await;
+    client.generate(asking(&[], 5)).await.unwrap();
+    stop(cluster);
+    let router = |name| collector.metric("guildhall-router", name).unwrap();
+    assert_eq!(total(&router("guildhall_generation_tokens_total")), 5.0);
+    let gaps = router("guildhall_inter_token_latency_seconds");
+    assert_eq!(gaps.unit, "s");
+    let Some(metric::Data::Histogram(gaps)) = gaps.data else { panic!("{gaps:?}") };
+    let gaps = &gaps.data_points[0];
+    assert_eq!((gaps.count, gaps.bucket_counts.iter().sum()), (4, 4));
+    assert_eq!(gaps.bucket_counts.len(), gaps.explicit_bounds.len() + 1);
+    let pairs = router("guildhall_expert_pairs_total");
+    let computed = collector.metric("guildhall-expert-node", "guildhall_node_pairs_total").unwrap();
+    assert_eq!(total(&pairs), total(&computed));
+    assert!(collector.spans().is_empty(), "nobody asked for traces");
+}
+
+/// All that a counter has counted.
+fn total(metric: &Metric) -> f64 {
+    let Some(metric::Data::Sum(sum)) = &metric.data else { panic!("{metric:?}") };
+    let value = |point: &NumberDataPoint| match point.value {
+        Some(number_data_point::Value::AsDouble(value)) => value,
+        other => panic!("{other:?}"),
+    };
+    sum.data_points.iter().map(value).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_and_metrics_go_over_http_too() {
     let collector = Collector::start_http();
     let export = ["--otlp-endpoint", &collector.address, "--otlp-protocol", "http/protobuf"];
     let cluster = Cluster::start(&golden("mixtral"), "f32", 0, &export);
@@ -164,6 +198,8 @@ async fn traces_go_over_http_too() {
     client.generate(asking(&[], 2)).await.unwrap();
     stop(cluster);
     assert_eq!(collector.spans().len(), 4);
+    let tokens = collector.metric("guildhall-router", "guildhall_generation_tokens_total");
+    assert_eq!(total(&tokens.unwrap()), 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

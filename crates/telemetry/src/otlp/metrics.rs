@@ -1,0 +1,115 @@
+//! Sends the page of metrics to a collector from time to time.
+
+use std::time::{Duration, SystemTime};
+
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_sdk::Resource;
+use prost::Message as _;
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use super::metrics_data::{Period, attribute, request};
+use crate::metrics::{MetricsPage, TIDY_EVERY};
+use crate::{OtlpConfig, OtlpProtocol};
+
+/// A collector gets this long to take the metrics of a process.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Sends what the page shows.
+pub(super) struct Sender {
+    collector: Collector,
+    resource: Vec<KeyValue>,
+    every: Duration,
+    started: SystemTime,
+    /// Whether the last page was not taken; what follows is not worth a line in the log each.
+    failing: bool,
+}
+
+enum Collector {
+    Grpc(MetricsServiceClient<Channel>),
+    Http { client: reqwest::Client, url: String },
+}
+
+impl Sender {
+    pub(super) fn new(
+        config: &OtlpConfig,
+        endpoint: &str,
+        runtime: &Runtime,
+        resource: &Resource,
+    ) -> Result<Self, String> {
+        let failed = |e: String| format!("exporting metrics to {endpoint:?} over OTLP: {e}");
+        let _on = runtime.enter();
+        let collector = match config.otlp_protocol {
+            OtlpProtocol::Grpc => {
+                let channel = Channel::from_shared(endpoint.to_owned());
+                let channel = channel.map_err(|e| failed(e.to_string()))?.timeout(TIMEOUT);
+                Collector::Grpc(MetricsServiceClient::new(channel.connect_lazy()))
+            }
+            OtlpProtocol::HttpProtobuf => {
+                let client = reqwest::Client::builder().timeout(TIMEOUT).build();
+                let client = client.map_err(|e| failed(e.to_string()))?;
+                Collector::Http { client, url: endpoint.to_owned() }
+            }
+        };
+        let pairs = resource.iter().map(|(name, value)| attribute(name.as_str(), &value.as_str()));
+        tracing::info!(endpoint, protocol = %config.otlp_protocol, "metrics are exported");
+        Ok(Self {
+            collector,
+            resource: pairs.collect(),
+            every: config.otlp_metrics_interval,
+            started: SystemTime::now(),
+            failing: false,
+        })
+    }
+
+    /// Sends the page again and again, for ever.
+    pub(super) async fn run(&mut self) {
+        let mut sends = tokio::time::interval_at(Instant::now() + self.every, self.every);
+        let mut tidies = tokio::time::interval(TIDY_EVERY);
+        loop {
+            tokio::select! {
+                // The collector's turn.
+                _ = sends.tick() => self.send().await,
+                // What is recorded takes memory until then.
+                _ = tidies.tick() => MetricsPage::tidy(),
+            }
+        }
+    }
+
+    /// Sends the page, once this process has one.
+    pub(super) async fn send(&mut self) {
+        let Some(page) = MetricsPage::opened() else { return };
+        let period = Period::since(self.started);
+        let sent =
+            self.collector.send(request(&page.render(), self.resource.clone(), period)).await;
+        match &sent {
+            Err(error) if !self.failing => {
+                tracing::warn!(error, "the collector does not take metrics");
+            }
+            Ok(()) if self.failing => tracing::info!("the collector takes metrics again"),
+            _ => {}
+        }
+        self.failing = sent.is_err();
+    }
+}
+
+impl Collector {
+    async fn send(&mut self, request: ExportMetricsServiceRequest) -> Result<(), String> {
+        match self {
+            Self::Grpc(client) => {
+                client.export(request).await.map(drop).map_err(|status| status.to_string())
+            }
+            Self::Http { client, url } => {
+                let post = client
+                    .post(url.as_str())
+                    .header("content-type", "application/x-protobuf")
+                    .body(request.encode_to_vec());
+                let answer = post.send().await.and_then(reqwest::Response::error_for_status);
+                answer.map(drop).map_err(|e| crate::error_chain(&e))
+            }
+        }
+    }
+}

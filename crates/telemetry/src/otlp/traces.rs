@@ -1,0 +1,96 @@
+//! Where spans go on their way to a collector, and what becomes of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use opentelemetry::InstrumentationScope;
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanExporter as Export, SpanProcessor as _,
+};
+use tokio::runtime::Runtime;
+
+use crate::spans::{Recorder, SPANS_DROPPED, SPANS_EXPORTED};
+use crate::{OtlpConfig, OtlpProtocol};
+
+/// What takes the spans of this process; connections are served by the runtime.
+pub(super) fn recorder(
+    config: &OtlpConfig,
+    endpoint: &str,
+    runtime: &Runtime,
+    resource: &Resource,
+) -> Result<Recorder, String> {
+    let exporter = match config.otlp_protocol {
+        OtlpProtocol::Grpc => {
+            let _on = runtime.enter();
+            SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()
+        }
+        // Its client has a runtime of its own and must not be made on one.
+        OtlpProtocol::HttpProtobuf => SpanExporter::builder()
+            .with_http()
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(endpoint)
+            .build(),
+    };
+    let exporter =
+        exporter.map_err(|e| format!("exporting traces to {endpoint:?} over OTLP: {e}"))?;
+    let waiting = Arc::<AtomicUsize>::default();
+    let counted =
+        Counted { exporter, waiting: Arc::clone(&waiting), failing: AtomicBool::new(false) };
+    let batches = BatchConfigBuilder::default().with_max_queue_size(config.otlp_max_queued_spans);
+    let mut processor =
+        BatchSpanProcessor::builder(counted).with_batch_config(batches.build()).build();
+    processor.set_resource(resource);
+    tracing::info!(endpoint, protocol = %config.otlp_protocol, "traces are exported");
+    Ok(Recorder {
+        processor,
+        waiting,
+        most_waiting: config.otlp_max_queued_spans,
+        sampler: (config.otlp_traces_sampler, config.otlp_traces_ratio),
+        scope: InstrumentationScope::builder("guildhall")
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .build(),
+    })
+}
+
+/// An exporter that says what becomes of its spans.
+#[derive(Debug)]
+struct Counted {
+    exporter: SpanExporter,
+    waiting: Arc<AtomicUsize>,
+    /// Whether the last batch was not taken; what follows is not worth a line in the log each.
+    failing: AtomicBool,
+}
+
+impl Export for Counted {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        self.waiting.fetch_sub(spans, Ordering::AcqRel);
+        let exported = self.exporter.export(batch).await;
+        let failed_before = self.failing.swap(exported.is_err(), Ordering::Relaxed);
+        match &exported {
+            Ok(()) => SPANS_EXPORTED.add(&[], spans as u64),
+            Err(error) => {
+                SPANS_DROPPED.add(&["export"], spans as u64);
+                if !failed_before {
+                    tracing::warn!(%error, spans, "the collector does not take traces; they are dropped");
+                }
+            }
+        }
+        if failed_before && exported.is_ok() {
+            tracing::info!("the collector takes traces again");
+        }
+        exported
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
