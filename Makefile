@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 export CARGO_INCREMENTAL := 0
 
-.PHONY: help serve test check fmt bench bench-peers soak fuzz golden demo
+.PHONY: help serve test check fmt bench bench-peers soak fuzz golden demo screenshots
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,18 +12,39 @@ help: ## Say what there is
 serve: target/tools/bin/protox ## Start a router and three expert nodes with the demonstration model
 	cargo run --release --package guildhall-cli -- up
 
-test: check target/clients target/etcd target/prometheus ## Everything that CI runs
+test: check target/clients target/page target/etcd target/prometheus ## Everything that CI runs
 	promtool=$$(command -v promtool || echo target/prometheus/usr/bin/promtool); \
 		$$promtool check rules deploy/prometheus/alerts.yaml; \
 		$$promtool test rules deploy/prometheus/alerts_test.yaml
 	cargo test --workspace
 	target/clients/bin/pytest --quiet cli/tests/clients
+	target/page/bin/pytest --quiet cli/tests/page
 
 # Python with the clients that people use.
 target/clients: cli/tests/clients/requirements.txt
 	python3 -m venv $@
 	$@/bin/pip install --quiet --requirement $<
 	touch $@
+
+# Python that drives a browser, and Debian's Chromium unless there is one in the path.
+target/page: cli/tests/page/requirements.txt
+	$(if $(BROWSER),,$(call install-chromium))
+	python3 -m venv $@
+	$@/bin/pip install --quiet --requirement $<
+	touch $@
+
+BROWSER = $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+define install-chromium
+	if [[ $$(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then \
+		echo "The tests of the live page need Chromium: install it (chromium, or google-chrome) and try again." >&2; exit 1; \
+	fi; \
+	apt-get -qq install -y --no-install-recommends chromium >/dev/null || \
+		{ apt-get -qq update; apt-get -qq install -y --no-install-recommends chromium >/dev/null; }
+endef
+
+screenshots: target/page ## Make the pictures of the live page in docs/ again
+	cargo build --package guildhall-cli
+	target/page/bin/pytest --quiet cli/tests/page -k pictures --screenshots docs
 
 # What the build needs besides Rust; .cargo/config.toml names it.
 target/tools/bin/protox:

@@ -259,6 +259,7 @@ struct Ready {
 
 fn print_ready(ready: &Ready) {
     let Ready { listening, http, nodes, admin, admin_key } = ready;
+    let in_address = percent_encoded(admin_key);
     let nodes = nodes.iter().enumerate();
     let nodes: String = nodes.map(|(n, node)| format!("  expert-node-{n}  {node}\n")).collect();
     // As this process was called, so that the line can be copied.
@@ -268,7 +269,7 @@ fn print_ready(ready: &Ready) {
         other => format!(" --server {other}"),
     };
     let text = format!(
-        "\n  router         {listening}\n  OpenAI API     {http}/v1\n{nodes}\n  Ready. In another terminal:\n    \
+        "\n  router         {listening}\n  OpenAI API     {http}/v1\n  live page      {admin}/#key={in_address}\n{nodes}\n  Ready. In another terminal:\n    \
          {binary} generate{server} \"Once upon a time\"\n    \
          {binary} status --admin {admin} --admin-api-key {admin_key}\n    \
          {binary} loadtest{server} --skew hot-set --report report.html --admin {admin} --admin-api-key {admin_key}\n  Ctrl-C stops everything.\n\n"
@@ -276,5 +277,26 @@ fn print_ready(ready: &Ready) {
     let mut stdout = std::io::stdout();
     if stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err() {
         tracing::debug!("nobody reads standard output");
+    }
+}
+
+/// A text as part of an address.
+fn percent_encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let encoded = |byte: u8| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encoded).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_become_part_of_an_address() {
+        assert_eq!(percent_encoded("9d0a-._~"), "9d0a-._~");
+        assert_eq!(percent_encoded("a&b+%é"), "a%26b%2B%25%C3%A9");
     }
 }

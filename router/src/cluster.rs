@@ -109,7 +109,8 @@ async fn serve_cluster(listener: TcpListener, routes: Routes, stop: Cancellation
     }
 }
 
-fn grid(checkpoint: &Checkpoint) -> ExpertGrid {
+/// The experts of a model.
+pub(crate) fn grid(checkpoint: &Checkpoint) -> ExpertGrid {
     let model = checkpoint.config();
     let layers: Vec<LayerIdx> = model.moe_layers().collect();
     ExpertGrid { layers, n_experts: model.moe.n_experts as u32 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
+use std::sync::Arc;
 
 use guildhall_checkpoint::Checkpoint;
 use guildhall_ids::{ExpertId, LayerIdx};
 use guildhall_kernels::{Device, ExpertRows, ExpertWeights, Routes, Tensor, WeightFormat};
 
 use crate::Error;
+use crate::balancer::LoadCounter;
 use crate::dispatch::{add_scaled_f32, combine};
 use crate::model::{Experts, ExpertsCall};
 
@@ -16,6 +18,7 @@ pub(crate) struct LocalExperts {
     device: Device,
     weights: BTreeMap<ExpertId, ExpertWeights>,
     combined: Option<Tensor>,
+    load: Option<Arc<LoadCounter>>,
 }
 
 impl LocalExperts {
@@ -44,7 +47,13 @@ impl LocalExperts {
         for loaded in loaded {
             weights.extend(loaded?);
         }
-        Ok(Self { device: device.clone(), weights, combined: None })
+        Ok(Self { device: device.clone(), weights, combined: None, load: None })
+    }
+
+    /// Counts the tokens of each expert from now on.
+    pub(crate) fn counted_by(mut self, load: Arc<LoadCounter>) -> Self {
+        self.load = Some(load);
+        self
     }
 
     fn compute(&self, layer: LayerIdx, x: &Tensor, routes: &Routes) -> Result<Tensor, Error> {
@@ -79,6 +88,9 @@ impl LocalExperts {
 
 impl Experts for LocalExperts {
     fn start(&mut self, call: ExpertsCall<'_>) -> Result<(), Error> {
+        if let Some(load) = &self.load {
+            load.count(call.layer, &call.routes.experts);
+        }
         self.combined = Some(self.compute(call.layer, call.x, &call.routes)?);
         Ok(())
     }

@@ -133,6 +133,11 @@ pub(crate) const EXPERT_HEDGES: Metric = Metric::counter(
     &["node"],
     "Calls that a node was so late with that others were asked too.",
 );
+pub(crate) const LINKS: Metric = Metric::gauge(
+    "guildhall_expert_link",
+    &["node", "state"],
+    "1 for the state of this router's link to a node: open, lost, or in quarantine; 0 for the others.",
+);
 pub(crate) const NODES: Metric =
     Metric::gauge("guildhall_expert_nodes", &["state"], "Expert nodes, as this router sees them.");
 pub(crate) const MISSING_EXPERTS: Metric =
@@ -202,6 +207,7 @@ pub(crate) const ALL: &[Metric] = &[
     EXPERT_BYTES,
     EXPERT_FAILURES,
     EXPERT_HEDGES,
+    LINKS,
     NODES,
     MISSING_EXPERTS,
     EPOCH,

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{
     Admission, AdmissionLimits, Frontend, Health, Loaded, ServedModel, Serving, metrics_page,
 };
-use crate::cluster::Cluster;
+use crate::balancer::LoadCounter;
+use crate::cluster::{Cluster, grid};
 use crate::dispatch::{DispatchOptions, RemoteExperts};
 use crate::engine::{EngineHandle, Lane, LaneOptions};
 use crate::local_experts::LocalExperts;
@@ -89,6 +90,11 @@ async fn start(config: &RouterConfig, frontend: &Frontend) -> Result<Started, Er
         ExpertsMode::Local => None,
         ExpertsMode::Remote => Some(Cluster::join(config, &checkpoint).await?),
     };
+    let load = match &cluster {
+        Some(cluster) => Arc::clone(&cluster.load),
+        None => Arc::new(LoadCounter::new(grid(&checkpoint))),
+    };
+    frontend.set_load(Arc::clone(&load));
     if let Some(cluster) = &cluster {
         frontend.set_cluster(cluster.balancer.clone());
     }
@@ -107,7 +113,7 @@ async fn start(config: &RouterConfig, frontend: &Frontend) -> Result<Started, Er
     let (options, model, experts) = loaded?;
     let stop_lane = options.stop.clone();
     let (engine, lane) = match (experts, &mut cluster) {
-        (Some(experts), _) => Lane::start(options, move |_| Box::new(experts))?,
+        (Some(experts), _) => Lane::start(options, move |_| Box::new(experts.counted_by(load)))?,
         (None, Some(cluster)) => start_remote(config, options, cluster).await?,
         (None, None) => return Err(Error::Engine("no experts, neither here nor elsewhere".into())),
     };

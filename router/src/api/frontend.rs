@@ -13,7 +13,7 @@ use super::responses::Responses;
 use super::running::{Aborts, Running};
 use super::served_model::ServedModel;
 use super::validate;
-use crate::balancer::Balancer;
+use crate::balancer::{Balancer, LoadCounter};
 use crate::engine::{EngineHandle, Refused};
 use crate::traces::{RequestSpan, TraceSettings};
 
@@ -29,6 +29,7 @@ pub(crate) struct Frontend {
     serving: Arc<OnceLock<Serving>>,
     /// Where experts are on other processes.
     cluster: Arc<OnceLock<Balancer>>,
+    load: Arc<OnceLock<Arc<LoadCounter>>>,
 }
 
 /// What there is once the model is loaded.
@@ -51,6 +52,7 @@ impl Frontend {
             last_request: Arc::default(),
             serving: Arc::default(),
             cluster: Arc::default(),
+            load: Arc::default(),
         }
     }
 
@@ -63,6 +65,17 @@ impl Frontend {
     /// The cluster, if this router is in one.
     pub(crate) fn cluster(&self) -> Option<&Balancer> {
         self.cluster.get()
+    }
+
+    /// Shows the load of the experts to admins from now on.
+    pub(crate) fn set_load(&self, load: Arc<LoadCounter>) {
+        // There is one.
+        let _ = self.load.set(load);
+    }
+
+    /// How often each expert was used; nothing before the model's configuration is read.
+    pub(crate) fn load(&self) -> Option<&LoadCounter> {
+        self.load.get().map(Arc::as_ref)
     }
 
     /// Takes requests from now on.

@@ -85,6 +85,12 @@ impl Health {
         self.ready()
     }
 
+    /// Where experts are on other processes, and it is known which: who can be asked for each.
+    pub(crate) fn topology(&self) -> Option<Arc<Topology>> {
+        let topology = self.loaded.get().and_then(|loaded| loaded.topology.as_ref());
+        topology.map(|topology| topology.load_full())
+    }
+
     #[cfg(test)]
     pub(crate) fn for_tests() -> Self {
         let health = Self::new(CancellationToken::new(), Duration::from_secs(1));

@@ -122,7 +122,7 @@ pub(crate) struct RequireKey {
 }
 
 impl RequireKey {
-    /// Paths that begin with one of `open_paths` need no key.
+    /// Paths that begin with one of `open_paths` need no key; `/` is that one path.
     pub(crate) fn new(keys: ApiKeys, open_paths: &'static [&'static str]) -> Self {
         Self { keys, open_paths }
     }
@@ -158,7 +158,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let path = request.uri().path();
-        if self.require.open_paths.iter().any(|open| path.starts_with(open)) {
+        if self.require.open_paths.iter().any(|open| opens(open, path)) {
             return Either::Left(self.inner.call(request));
         }
         match self.require.keys.check(request.headers()) {
@@ -166,6 +166,10 @@ where
             Err(refusal) => Either::Right(ready(Ok(refuse(refusal, request.headers())))),
         }
     }
+}
+
+fn opens(open: &str, path: &str) -> bool {
+    path == open || open != "/" && path.starts_with(open)
 }
 
 /// The refusal as gRPC has it; for others with the status of HTTP.
@@ -205,6 +209,15 @@ mod tests {
             let refused = keys.check(&headers(name, value)).unwrap_err();
             assert_eq!(refused.kind, RefusalKind::Unauthenticated);
         }
+    }
+
+    #[test]
+    fn the_root_opens_nothing_but_itself() {
+        let check = |open, path, expected| assert_eq!(opens(open, path), expected, "{open} {path}");
+        check("/", "/", true);
+        check("/", "/metrics", false);
+        check("/page/", "/page/page.js", true);
+        check("/page/", "/page", false);
     }
 
     #[test]

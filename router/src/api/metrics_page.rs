@@ -1,6 +1,7 @@
 //! `/metrics`: what is counted as it happens, and beside it what is looked up when somebody asks.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
@@ -10,7 +11,7 @@ use guildhall_placement::measures::Measures;
 use guildhall_telemetry::MetricsPage;
 
 use super::frontend::{Frontend, Serving};
-use crate::balancer::Balancer;
+use crate::balancer::{Balancer, LinkState};
 use crate::{Error, metrics};
 
 /// Collects metrics from now on, if they are asked for here or exported.
@@ -48,6 +49,13 @@ fn look_at_engine(serving: &Serving) {
 }
 
 fn look_at_cluster(cluster: &Balancer) {
+    let now = Instant::now();
+    for (node, link) in cluster.counter().links().all() {
+        for state in LinkState::NAMES {
+            let is = f64::from(u8::from(link.name(now) == state));
+            metrics::LINKS.set(&[node.as_str(), state], is);
+        }
+    }
     let seen = cluster.members();
     let refused = seen.fit.refused.len();
     let mut states = BTreeMap::from([("serving", 0), ("leaving", 0), ("refused", refused)]);

@@ -10,6 +10,7 @@ pub(crate) mod grpc;
 pub(crate) mod openai;
 mod keys;
 pub(crate) mod metrics_page;
+pub(crate) mod page;
 mod ask;
 mod served_model;
 mod health;

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use guildhall_cluster::RouterLoad;
 use guildhall_ids::{LayerIdx, NodeId};
 use guildhall_placement::ExpertGrid;
+
+use super::LinkStates;
 
 /// After this time a token counts half.
 const HALF_LIFE: Duration = Duration::from_secs(30);
@@ -24,6 +26,7 @@ pub(crate) struct LoadCounter {
     asked: Mutex<BTreeMap<NodeId, Vec<u64>>>,
     /// How long each node takes for a call, over the node in the middle; held for no longer than a copy takes.
     slowness: Mutex<BTreeMap<NodeId, f64>>,
+    links: Arc<LinkStates>,
 }
 
 impl LoadCounter {
@@ -31,7 +34,8 @@ impl LoadCounter {
         let experts = grid.layers.len() * grid.n_experts as usize;
         let tokens = std::iter::repeat_with(AtomicU64::default).take(experts).collect();
         let (asked, slowness) = (Mutex::default(), Mutex::default());
-        Self { grid, instance: rand::random(), tokens, asked, slowness }
+        let links = Arc::default();
+        Self { grid, instance: rand::random(), tokens, asked, slowness, links }
     }
 
     /// Counts the experts of a step's tokens in one layer.
@@ -65,6 +69,11 @@ impl LoadCounter {
     /// The experts that are counted.
     pub(crate) fn grid(&self) -> &ExpertGrid {
         &self.grid
+    }
+
+    /// How the lane's links to the nodes are.
+    pub(crate) fn links(&self) -> &Arc<LinkStates> {
+        &self.links
     }
 
     /// Takes over how fast the nodes answer.

@@ -2,10 +2,12 @@
 //! for it.
 
 mod decide;
+mod link_states;
 mod load;
 mod measure;
 
 pub(crate) use decide::Policy;
+pub(crate) use link_states::{LinkState, LinkStates};
 pub(crate) use load::LoadCounter;
 
 use std::collections::BTreeMap;
@@ -31,7 +33,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// Wishes of admins that may wait.
 const MAX_REQUESTS: usize = 16;
 /// Reasons that are kept to be shown.
-const KEPT_REASONS: usize = 200;
+pub(crate) const KEPT_REASONS: usize = 200;
 
 /// What the leader does, for whoever asks. Cheap to clone.
 #[derive(Clone)]

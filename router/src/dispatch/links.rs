@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use guildhall_transport::{
 };
 
 use super::health::{Health, QUARANTINE, patience, slowness};
+use crate::balancer::LinkStates;
 use crate::nodes::Topology;
 
 type Opening = Pin<Box<dyn Future<Output = Result<GrpcLink, Error>>>>;
@@ -25,6 +27,8 @@ pub(crate) struct Links {
     health: BTreeMap<NodeId, Health>,
     /// Whose health it is.
     instances: BTreeMap<NodeId, u64>,
+    /// Where it is shown how the links are.
+    shown: Arc<LinkStates>,
 }
 
 struct OpenLink {
@@ -44,7 +48,11 @@ pub(crate) enum LinkEvent {
 }
 
 impl Links {
-    pub(crate) fn new(handshake: Handshake, router_id: String, shape: FrameShape) -> Self {
+    pub(crate) fn new(
+        (handshake, router_id): (Handshake, String),
+        shape: FrameShape,
+        shown: Arc<LinkStates>,
+    ) -> Self {
         Self {
             handshake,
             router_id,
@@ -53,6 +61,7 @@ impl Links {
             opening: BTreeMap::new(),
             health: BTreeMap::new(),
             instances: BTreeMap::new(),
+            shown,
         }
     }
 
@@ -127,6 +136,7 @@ impl Links {
     /// Closes the link and leaves the node alone for a while.
     pub(crate) fn fail(&mut self, node: &NodeId) {
         self.open.remove(node);
+        self.show_lost(node);
         self.rest(node);
     }
 
@@ -135,15 +145,21 @@ impl Links {
         match error {
             Error::Protocol { .. } => {
                 self.open.remove(node);
+                self.show_lost(node);
                 self.quarantine(node, &error.to_string());
             }
             _ => self.fail(node),
         }
     }
 
+    fn show_lost(&self, node: &NodeId) {
+        self.shown.lost(node, self.instances.get(node).copied(), Instant::now());
+    }
+
     /// The node sent what no correct node sends: others are preferred for a long time.
     pub(crate) fn quarantine(&mut self, node: &NodeId, reason: &str) {
         let is_news = self.health.entry(node.clone()).or_default().quarantine(Instant::now());
+        self.shown.quarantined(node, Instant::now() + QUARANTINE, reason);
         if is_news {
             tracing::error!(%node, reason, rest = ?QUARANTINE, "expert node is in quarantine");
         }
@@ -152,6 +168,7 @@ impl Links {
     /// What a node was put in quarantine for is not its fault.
     pub(crate) fn pardon(&mut self, node: &NodeId) {
         self.health.entry(node.clone()).or_default().pardon();
+        self.shown.pardoned(node);
     }
 
     /// Leaves the node alone for a while, where there are others.
@@ -233,6 +250,7 @@ impl Links {
                 let link = Box::new(link);
                 let open = OpenLink { link, draining: false, unanswered: BTreeMap::new() };
                 self.open.insert(node.clone(), open);
+                self.shown.opened(&node, self.instances.get(&node).copied());
                 Ok(LinkEvent::Opened)
             }
             Err(error) => {

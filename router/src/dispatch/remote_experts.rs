@@ -87,7 +87,7 @@ impl RemoteExperts {
     ) -> Self {
         let hidden_size = handshake.hidden_size as usize;
         let shape = FrameShape { hidden_size, value_bytes: dtype.size_bytes() };
-        let links = Links::new(handshake, router_id, shape);
+        let links = Links::new((handshake, router_id), shape, Arc::clone(load.links()));
         let lane = Lane {
             device,
             dtype,

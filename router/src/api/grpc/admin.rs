@@ -1,5 +1,7 @@
 //! The gRPC service `guildhall.v1.Admin`, on a port of its own.
 
+use std::sync::Arc;
+
 use guildhall_proto::v1;
 use guildhall_proto::v1::admin_server::{Admin, AdminServer};
 use guildhall_telemetry::MetricsPage;
@@ -11,15 +13,19 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_server::HealthServer;
 
-use super::{OPEN_PATHS, cluster, health_service, options};
+use super::{cluster, health_service, options};
 use crate::Error;
 use crate::api::frontend::{Frontend, Serving};
 use crate::api::keys::{ApiKeys, RequireKey};
-use crate::api::metrics_page;
+use crate::api::page::Recorder;
+use crate::api::{metrics_page, page};
 use crate::balancer::Balancer;
 use crate::metrics;
 
 struct Service(Frontend);
+
+/// Open without a key: health, and the live page, which asks for the key and has nothing without it.
+const OPEN_PATHS: &[&str] = &["/grpc.health.v1.Health/", "/", "/page/"];
 
 /// Serves until `shutdown`.
 pub(crate) async fn serve_admin(
@@ -28,8 +34,10 @@ pub(crate) async fn serve_admin(
     keys: ApiKeys,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let page = MetricsPage::open(metrics::ALL).map_err(Error::Engine)?;
-    let pages = Routes::from(metrics_page::routes(page.clone()));
+    let counted = MetricsPage::open(metrics::ALL).map_err(Error::Engine)?;
+    let recorder = Arc::new(Recorder::new(frontend.clone(), counted.clone()));
+    let pages = metrics_page::routes(counted.clone());
+    let pages = Routes::from(pages.merge(page::routes(Arc::clone(&recorder))));
     let health = HealthServer::new(health_service::Service(frontend.health().clone()));
     // Scrapers and browsers speak HTTP/1.1.
     let router = server_builder(&options())
@@ -44,7 +52,9 @@ pub(crate) async fn serve_admin(
     tokio::select! {
         served = serving => Ok(served?),
         // It does not end.
-        () = page.keep_tidy() => Ok(()),
+        () = counted.keep_tidy() => Ok(()),
+        // Nor does this.
+        () = recorder.run() => Ok(()),
     }
 }
 
