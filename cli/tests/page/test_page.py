@@ -185,7 +185,7 @@ def test_pictures_for_the_readme(request, start, tab):
     folder = request.config.getoption("--screenshots")
     if folder is None:
         pytest.skip("only when asked for: make screenshots")
-    cluster = start(4)
+    cluster = start(4, "rack-{}")
     load = cluster.load(150, "--concurrency", "12", "--skew", "hot-set")
     page = opened(tab(1320, 900, color_scheme="dark", device_scale_factor=1), cluster)
     phone = opened(tab(390, 844, color_scheme="light", device_scale_factor=2, has_touch=True, is_mobile=True), cluster)
@@ -195,7 +195,7 @@ def test_pictures_for_the_readme(request, start, tab):
     folder.mkdir(exist_ok=True)
     page.locator("#window input[value='60']").check()
     page.locator(".cell").focus()
-    for key in [*["ArrowDown"] * 3, *["ArrowRight"] * 12]:
+    for key in [*["ArrowDown"] * 3, *["ArrowRight"] * 9]:
         page.keyboard.press(key)
     time.sleep(1.5)
     page.screenshot(path=folder / "live-page.png", full_page=True)

@@ -17,7 +17,7 @@ const ROLL_OUT_MS: u64 = 10_000;
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Change {
-    /// In milliseconds since 1970.
+    /// When it began, in milliseconds since 1970.
     pub(super) unix_ms: u64,
     #[serde(flatten)]
     pub(super) what: What,
@@ -50,6 +50,8 @@ pub(super) struct Changes {
     /// Nothing until the cluster has been looked at.
     epoch: Option<u64>,
     reasons: Vec<String>,
+    /// When a placement was last published.
+    last_step_ms: u64,
 }
 
 impl Changes {
@@ -73,12 +75,14 @@ impl Changes {
         // A first placement may be there before the first look.
         let is_moved = before.map_or(is_news, |before| before != now);
         let last = self.log.iter_mut().rev().find(|of| matches!(of.what, What::Placement { .. }));
-        if let Some(Change { unix_ms: then, what: What::Placement { epoch, steps, .. } }) = last
-            && is_moved
-            && !is_news
-            && unix_ms < *then + ROLL_OUT_MS
+        let goes_on = is_moved && !is_news && unix_ms < self.last_step_ms + ROLL_OUT_MS;
+        if is_moved {
+            self.last_step_ms = unix_ms;
+        }
+        if let Some(Change { what: What::Placement { epoch, steps, .. }, .. }) = last
+            && goes_on
         {
-            (*then, *epoch, *steps) = (unix_ms, now, *steps + 1);
+            (*epoch, *steps) = (now, *steps + 1);
         } else if let Some(Change { what, .. }) = last
             && matches!(what, What::Placement { epoch, reasons, .. } if *epoch == now && reasons.is_empty())
             && is_news

@@ -14,6 +14,8 @@ const SAMPLES: usize = 300;
 const SNAPSHOTS: usize = 150;
 /// Time between two of them.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(2);
+/// A look that is so much early still counts as the one for a snapshot.
+const SLACK: Duration = Duration::from_millis(500);
 /// Time over which percentiles of a moment are taken.
 const MOMENT: Duration = Duration::from_secs(10);
 
@@ -68,7 +70,7 @@ impl History {
 
     /// Takes in what has been counted for each expert, if it is time for another snapshot.
     pub(super) fn add_pairs(&mut self, at: Duration, pairs: &[u64]) {
-        let is_early = |last: &Snapshot| at < last.at + SNAPSHOT_EVERY;
+        let is_early = |last: &Snapshot| at + SLACK < last.at + SNAPSHOT_EVERY;
         if self.snapshots.back().is_some_and(is_early) {
             return;
         }

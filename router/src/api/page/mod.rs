@@ -11,7 +11,7 @@ use axum::http::header::{
 };
 use axum::http::{HeaderName, Uri};
 use axum::response::IntoResponse;
-use axum::routing::{MethodRouter, get};
+use axum::routing::get;
 use axum::{Json, Router};
 
 use live::Query;
@@ -30,27 +30,30 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
+/// Path, kind and text of each file.
+const FILES: &[(&str, &str, &str)] = &[
+    ("/", "text/html; charset=utf-8", include_str!("index.html")),
+    ("/page/page.css", "text/css; charset=utf-8", include_str!("page.css")),
+    ("/page/icon.svg", "image/svg+xml", include_str!("icon.svg")),
+    ("/page/page.js", SCRIPT, include_str!("page.js")),
+    ("/page/format.js", SCRIPT, include_str!("format.js")),
+    ("/page/charts.js", SCRIPT, include_str!("charts.js")),
+    ("/page/heatmap.js", SCRIPT, include_str!("heatmap.js")),
+    ("/page/panels.js", SCRIPT, include_str!("panels.js")),
+];
+
 /// Routes with the page and its data.
 pub(crate) fn routes(recorder: Arc<Recorder>) -> Router {
-    Router::new()
-        .route("/", file("text/html; charset=utf-8", include_str!("index.html")))
-        .route("/page/page.css", file("text/css; charset=utf-8", include_str!("page.css")))
-        .route("/page/icon.svg", file("image/svg+xml", include_str!("icon.svg")))
-        .route("/page/page.js", file(SCRIPT, include_str!("page.js")))
-        .route("/page/format.js", file(SCRIPT, include_str!("format.js")))
-        .route("/page/charts.js", file(SCRIPT, include_str!("charts.js")))
-        .route("/page/heatmap.js", file(SCRIPT, include_str!("heatmap.js")))
-        .route("/page/panels.js", file(SCRIPT, include_str!("panels.js")))
-        .route("/live.json", get(live).with_state(recorder))
+    let mut routes = Router::new().route("/live.json", get(live).with_state(recorder));
+    for &(path, kind, text) in FILES {
+        routes = routes.route(path, get(move || async move { (headers(kind), text) }));
+    }
+    routes
 }
 
 async fn live(State(recorder): State<Arc<Recorder>>, uri: Uri) -> impl IntoResponse {
     let query = Query::read(uri.query().unwrap_or_default());
     ([(CACHE_CONTROL, "no-store")], Json(recorder.live(query)))
-}
-
-fn file(kind: &'static str, text: &'static str) -> MethodRouter {
-    get(move || async move { (headers(kind), text) })
 }
 
 fn headers(kind: &'static str) -> [(HeaderName, &'static str); 5] {
@@ -62,4 +65,51 @@ fn headers(kind: &'static str) -> [(HeaderName, &'static str); 5] {
         // Another version of the router has other files.
         (CACHE_CONTROL, "no-cache"),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is in quotes after each occurrence of a text.
+    fn quoted<'a>(text: &'a str, before: &str) -> Vec<&'a str> {
+        text.split(before).skip(1).filter_map(|rest| rest.split('"').next()).collect()
+    }
+
+    #[test]
+    fn every_file_that_a_file_asks_for_is_there() {
+        let is_there = |name: &str| FILES.iter().any(|(path, ..)| *path == format!("/page/{name}"));
+        let mut asked_for = 0;
+        for (path, _, text) in FILES {
+            let names = [
+                quoted(text, "href=\"page/"),
+                quoted(text, "src=\"page/"),
+                quoted(text, "from \"./"),
+            ];
+            for name in names.concat() {
+                assert!(is_there(name), "{path} asks for {name}");
+                asked_for += 1;
+            }
+        }
+        assert!(asked_for >= 8, "{asked_for}");
+    }
+
+    #[test]
+    fn nothing_comes_from_elsewhere_and_no_text_becomes_markup() {
+        let forbidden = [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            " style=",
+            " onclick=",
+        ];
+        for (path, _, text) in FILES {
+            let text = text.replace("http://www.w3.org/2000/svg", "");
+            assert!(!text.contains("://") && !text.contains("<script>"), "{path}");
+            let found = forbidden.iter().find(|pattern| text.contains(**pattern));
+            assert_eq!(found, None, "{path}");
+        }
+    }
 }

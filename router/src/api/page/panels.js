@@ -83,7 +83,7 @@ export class Tiles {
   }
 }
 
-// Balancedness by layer and time, with the moments at which the placement changed.
+// Balancedness by layer and time, what is uneven in the strongest colours, with the moments at which the placement changed.
 export class Balance {
   constructor(host, note) {
     Object.assign(this, { host, note, canvas: element("canvas") });
@@ -144,7 +144,7 @@ export class Balance {
       const from = before ?? at - 1;
       before = at;
       if (value === null || value === undefined) continue;
-      context.fillStyle = this.colours[Math.round(255 * Math.max(0, Math.min(1, 2 * value - 1)))];
+      context.fillStyle = this.colours[Math.round(255 * Math.max(0, Math.min(1, 2 - 2 * value)))];
       context.fillRect(from, height * row + 1, at - from, height - 2);
     }
   }
