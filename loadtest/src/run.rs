@@ -12,7 +12,7 @@ use crate::config::LoadtestConfig;
 use crate::experts::Sampler;
 use crate::results::csv::Csv;
 use crate::results::{Outcome, Record, Tally};
-use crate::schedule::{Arrivals, Load, Planned, Schedule};
+use crate::schedule::{Load, Planned, Schedule};
 use crate::target::{Failure, Heard, Target};
 
 /// Answers that wait to be added up; more hold back who has them.
@@ -78,7 +78,8 @@ pub async fn run(
 /// What is to be sent, until when.
 struct Plan {
     schedule: Schedule,
-    arrivals: Arrivals,
+    /// Whether the clock says when each is sent.
+    open: bool,
     /// Requests of a closed loop that run at once; of an open one, at most.
     at_once: usize,
     until: Duration,
@@ -87,12 +88,10 @@ struct Plan {
 
 impl Plan {
     fn of(config: &LoadtestConfig, load: Load) -> Self {
-        let at_once = match load.arrivals {
-            Arrivals::Closed => config.concurrency,
-            Arrivals::Open { .. } => config.max_in_flight,
-        };
+        let open = load.is_open();
+        let at_once = if open { config.max_in_flight } else { config.concurrency };
         Self {
-            arrivals: load.arrivals,
+            open,
             schedule: Schedule::new(load),
             at_once: at_once.get().min(Semaphore::MAX_PERMITS),
             until: config.window().to.unwrap_or(Duration::MAX),
@@ -142,9 +141,9 @@ impl Sender {
 
 /// Sends everything; ends when every request has ended.
 async fn send(sender: Sender, plan: Plan, stop: CancellationToken) {
-    match plan.arrivals {
-        Arrivals::Closed => send_closed(sender, plan, stop).await,
-        Arrivals::Open { .. } => send_open(sender, plan, stop).await,
+    match plan.open {
+        true => send_open(sender, plan, stop).await,
+        false => send_closed(sender, plan, stop).await,
     }
 }
 
@@ -224,7 +223,7 @@ impl<P: FnMut(Progress)> Adding<'_, P> {
                 }
             };
             let Some(record) = record else { break };
-            let kind = self.load.prompts.name(record.kind);
+            let kind = self.load.kind(record.kind);
             if let Some(csv) = &mut self.csv {
                 csv.add(&record, &kind)?;
             }

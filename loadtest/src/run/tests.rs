@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::*;
-use crate::schedule::{Pace, Process, Prompts, Skew};
+use crate::schedule::{Arrivals, Drawn, Pace, Process, Prompts, Skew};
 use crate::units::Count;
 
 /// Answers each request after some time, one after the other, as a server that is too slow does.
@@ -32,14 +32,14 @@ impl Target for OneByOne {
 }
 
 fn load(arrivals: Arrivals) -> Load {
-    Load {
+    Load::Drawn(Drawn {
         arrivals,
         prompts: Prompts::DemoKinds,
         skew: Skew::Natural,
         skew_period: 10,
         output_tokens: Count { from: 2, to: 2 },
         seed: 1,
-    }
+    })
 }
 
 /// The requests that were sent, by number.
@@ -53,7 +53,7 @@ async fn sent(load: Load, at_once: usize, requests: u64) -> BTreeMap<u64, Record
         records,
     };
     let plan = Plan {
-        arrivals: load.arrivals,
+        open: load.is_open(),
         schedule: Schedule::new(load),
         at_once,
         until: Duration::MAX,
