@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::assertion::Assertions;
+use crate::chaos::Plan;
 use crate::experts::Watch;
 use crate::results::{Slo, Window};
 use crate::schedule::{
     Arrivals, Drawn, Load, Pace, Process, Prompts, RandomIds, Replay, Replaying, Skew,
 };
+use crate::sweep::Sweep;
 use crate::target::{Api, Server};
 use crate::units::{self, Count};
 
@@ -82,6 +84,31 @@ pub struct LoadtestConfig {
         value_name = "TIMES"
     )]
     pub trace_speed: Option<f64>,
+
+    /// Try one rate after another, each for --duration after --warmup, until the server is saturated: so many from one
+    /// rate to another (FROM:TO:STEPS), or twice as much each time and then between (FROM).
+    #[arg(
+        long,
+        env = "GUILDHALL_LOADTEST_SWEEP",
+        conflicts_with_all = ["rate", "ramp", "trace", "concurrency", "requests", "csv"],
+        value_name = "RATES"
+    )]
+    pub sweep: Option<Sweep>,
+
+    /// Run everything twice, first quietly and then with these faults in a cluster of `guildhall up`:
+    /// kill:NODE@TIME[+TIME], pause:NODE@TIME+TIME, slow:NODE@TIME*FACTOR+TIME, etcd-down@TIME+TIME, with commas between.
+    #[arg(
+        long,
+        env = "GUILDHALL_LOADTEST_CHAOS",
+        requires = "control",
+        conflicts_with = "sweep",
+        value_name = "FAULTS"
+    )]
+    pub chaos: Option<Plan>,
+
+    /// Control socket of that cluster, which `guildhall up` prints.
+    #[arg(long, env = "GUILDHALL_CONTROL", value_name = "PATH")]
+    pub control: Option<PathBuf>,
 
     /// How irregularly they come: constant, poisson, gamma or gamma:SHAPE (below 1: bursts).
     #[arg(
@@ -276,6 +303,24 @@ impl LoadtestConfig {
         self.duration.unwrap_or(DURATION)
     }
 
+    /// The faults of the run, and whom to ask for them.
+    ///
+    /// # Errors
+    /// A fault would come when nothing is sent any more.
+    pub(crate) fn faults(&self) -> Result<Option<(Plan, PathBuf)>, Error> {
+        let Some((plan, control)) = self.chaos.clone().zip(self.control.clone()) else {
+            return Ok(None);
+        };
+        let late = plan.0.iter().find(|fault| self.window().to.is_some_and(|to| fault.at >= to));
+        match late {
+            Some(late) => {
+                let what = format!("--chaos {}: the run has ended by then", late.text);
+                Err(Error::Setting(what))
+            }
+            None => Ok(Some((plan, control))),
+        }
+    }
+
     /// The part of the run that is measured.
     pub(crate) fn window(&self) -> Window {
         let clock = match (self.requests, self.trace.is_some()) {
@@ -295,6 +340,7 @@ impl LoadtestConfig {
         set("server", self.address());
         match (&self.trace, self.rate, self.ramp) {
             (Some(trace), ..) => set("trace", trace.display().to_string()),
+            (None, None, None) if self.sweep.is_some() => None,
             (None, None, None) => set("concurrency", self.concurrency.to_string()),
             (None, Some(rate), _) => set("rate", rate.to_string()),
             (None, None, Some(Ramp { from, to })) => set("ramp", format!("{from}:{to}")),
@@ -302,7 +348,13 @@ impl LoadtestConfig {
         if let Some(speed) = self.trace_speed {
             set("trace-speed", speed.to_string());
         }
-        if self.rate.is_some() || self.ramp.is_some() {
+        if let Some(chaos) = &self.chaos {
+            set("chaos", chaos.to_string());
+        }
+        if let Some(sweep) = self.sweep {
+            set("sweep", sweep.to_string());
+        }
+        if self.rate.is_some() || self.ramp.is_some() || self.sweep.is_some() {
             set("arrivals", self.arrivals.to_string());
         }
         match (self.requests, self.window().to) {

@@ -28,7 +28,7 @@ fn without_flags_it_is_a_closed_loop_against_up() {
 fn contradictions_are_named() {
     let check = |args: &[&str], expected: &str| {
         let error = match config(args) {
-            Ok(config) => config.load().unwrap_err().to_string(),
+            Ok(config) => config.faults().and_then(|_| config.load()).unwrap_err().to_string(),
             Err(error) => error,
         };
         assert!(error.contains(expected), "{args:?}: {error}");
@@ -49,6 +49,12 @@ fn contradictions_are_named() {
     check(&["--concurrency", "0"], "--concurrency");
     check(&["--trace", "/no/such/file"], "--trace /no/such/file");
     check(&["--trace", "a", "--rate", "5"], "--rate");
+    check(&["--sweep", "5:1:3"], "FROM is below TO");
+    check(&["--sweep", "5", "--rate", "3"], "--rate");
+    check(&["--chaos", "kill:n@1s"], "--control");
+    check(&["--chaos", "stop:n@1s", "--control", "a"], "\"stop:n@1s\": it is not kill:");
+    check(&["--chaos", "kill:n@40s", "--control", "a"], "kill:n@40s: the run has ended by then");
+    check(&["--chaos", "kill:n@1s", "--control", "a", "--sweep", "5"], "--sweep");
     check(&["--trace-speed", "2"], "--trace");
     check(&["--trace", "a", "--trace-speed", "0"], "\"0\" is not between");
 }
