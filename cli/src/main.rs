@@ -9,6 +9,7 @@ use crate::config::{Command, Options};
 mod config;
 mod shutdown;
 mod up;
+mod guard;
 mod generate;
 mod inspect;
 mod doctor;
@@ -41,6 +42,7 @@ fn run(options: Options) -> anyhow::Result<()> {
             Ok(guildhall_expert_node::run(role.config, shutdown).await?)
         }),
         Command::Up(up) => single_threaded()?.block_on(up::run(up, &logs)),
+        Command::Guard(options) => single_threaded()?.block_on(guard::run(options)),
         Command::Generate(options) => single_threaded()?.block_on(generate::run(options)),
         Command::Inspect(options) => inspect::run(&options),
         Command::Doctor(options) => doctor::run(&options),
