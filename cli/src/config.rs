@@ -1,5 +1,6 @@
 //! The command line: subcommands, flags, and the environment variables behind them.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -51,6 +52,9 @@ pub(crate) enum Command {
     ExpertNode(Box<Role<ExpertNodeConfig>>),
     /// Start a router and expert nodes on this machine, and stop them together.
     Up(UpOptions),
+    /// Run a program that ends with this process, however it ends.
+    #[command(hide = true)]
+    Guard(GuardOptions),
     /// Stream a completion to the terminal.
     Generate(GenerateOptions),
     /// Say how large a model is, by part, and what each process needs.
@@ -202,6 +206,25 @@ pub(crate) struct UpOptions {
     /// Where experts are computed: remote (on expert nodes) or local (in the router).
     #[arg(long, env = "GUILDHALL_EXPERTS", default_value_t = ExpertsMode::Remote, value_enum)]
     pub(crate) experts: ExpertsMode,
+
+    /// Keep the cluster's state in an etcd of its own, which is started with this program; its data goes with the cluster.
+    #[arg(long, env = "GUILDHALL_ETCD", value_name = "PROGRAM")]
+    pub(crate) etcd: Option<PathBuf>,
+
+    /// Unix socket where `loadtest --chaos` asks for faults; default: in the cluster's folder, and printed.
+    #[arg(long, env = "GUILDHALL_CONTROL", value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+}
+
+/// A program that is to end with this process.
+#[derive(Debug, Args)]
+pub(crate) struct GuardOptions {
+    /// The program.
+    pub(crate) program: PathBuf,
+
+    /// What it is told.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -68,11 +68,12 @@ impl Shown {
             return;
         }
         self.last = Some(progress.elapsed);
-        let Progress { elapsed, warming_up, succeeded, failed, tokens } = progress;
+        let Progress { leg, elapsed, warming_up, running, succeeded, failed, tokens } = progress;
         let phase = if *warming_up { "warming up" } else { "measuring" };
         let line = format!(
-            "{:>6.0} s  {phase:<10}  {succeeded} succeeded, {failed} failed, {tokens} tokens",
-            elapsed.as_secs_f64()
+            "{:>6.0} s  {phase:<10}  {leg}{}{running} running, {succeeded} succeeded, {failed} failed, {tokens} tokens",
+            elapsed.as_secs_f64(),
+            if leg.is_empty() { "" } else { "  " },
         );
         let (before, after) = if terminal { ("\r\x1b[2K", "") } else { ("", "\n") };
         write_error(&format!("{before}{line}{after}"));

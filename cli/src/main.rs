@@ -10,6 +10,7 @@ use crate::config::{Command, Options};
 mod config;
 mod shutdown;
 mod up;
+mod guard;
 mod generate;
 mod inspect;
 mod doctor;
@@ -49,6 +50,7 @@ fn run(options: Options) -> anyhow::Result<()> {
             })
         }
         Command::Up(up) => single_threaded()?.block_on(up::run(up, &logs, &otlp)),
+        Command::Guard(options) => single_threaded()?.block_on(guard::run(options)),
         Command::Generate(options) => single_threaded()?.block_on(generate::run(options)),
         Command::Inspect(options) => inspect::run(&options),
         Command::Doctor(options) => doctor::run(&options),

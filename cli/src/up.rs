@@ -1,22 +1,33 @@
 //! A whole cluster on this machine: a router and its expert nodes as processes that live and end together.
 
+use std::collections::VecDeque;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
+use std::time::Instant;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+use guildhall_loadtest::chaos::{Reply, Request};
 use guildhall_router::ExpertsMode;
 use guildhall_telemetry::OtlpConfig;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use rustix::process::Signal;
+use tokio::process::Command;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::{LogOptions, UpOptions};
 use crate::shutdown;
+use control::{Control, Order};
+use etcd::Etcd;
+use faults::{Act, Present};
+use processes::{Member, Starting, copy_log, first};
 
-/// A process gets this long to end by itself; above its own times to leave and to drain.
-const STOP_TIMEOUT: Duration = Duration::from_secs(70);
+mod processes;
+mod etcd;
+mod control;
+mod faults;
+
+/// What etcd is called among the processes.
+const ETCD: &str = "etcd";
 
 /// Starts everything, waits until it is ready, and stops it on Ctrl-C, SIGTERM, or when one process fails.
 pub(crate) async fn run(
@@ -24,13 +35,24 @@ pub(crate) async fn run(
     logs: &LogOptions,
     otlp: &OtlpConfig,
 ) -> anyhow::Result<()> {
+    let remote = options.experts == ExpertsMode::Remote;
+    ensure!(remote || options.etcd.is_none(), "--etcd and --experts local contradict each other");
     let stop = shutdown::on_signal(false)?;
     // Sockets of the nodes; the folder goes when this function returns.
-    let sockets = tempfile::Builder::new().prefix("guildhall-").tempdir()?;
-    let mut cluster =
-        Cluster { options: &options, logs, otlp, members: Vec::new(), copies: JoinSet::new() };
+    let folder = tempfile::Builder::new().prefix("guildhall-").tempdir()?;
+    let mut cluster = Cluster {
+        options: &options,
+        logs,
+        otlp,
+        folder: folder.path(),
+        store: String::new(),
+        etcd: None,
+        members: Vec::new(),
+        copies: JoinSet::new(),
+        running: Vec::new(),
+    };
     let ended = tokio::select! {
-        ended = cluster.serve(sockets.path()) => ended,
+        ended = cluster.serve() => ended,
         () = stop.cancelled() => Ok(()),
     };
     cluster.stop().await;
@@ -41,51 +63,33 @@ struct Cluster<'a> {
     options: &'a UpOptions,
     logs: &'a LogOptions,
     otlp: &'a OtlpConfig,
-    /// The router, then the nodes.
+    folder: &'a Path,
+    /// Where nodes find the cluster's state, once that is known.
+    store: String,
+    etcd: Option<Etcd>,
+    /// etcd, if there is one; the router; the nodes.
     members: Vec<Member>,
     /// Tasks that copy the processes' log lines; each ends with its process.
     copies: JoinSet<()>,
+    /// Faults that are not over.
+    running: Vec<Running>,
 }
 
-struct Member {
-    name: String,
-    process: Child,
-    /// The process stops when this is closed. Kept apart from `process`, which would close it when waited for.
-    stdin: Option<ChildStdin>,
-}
-
-/// Standard output of a process that is starting.
-struct Starting {
-    name: String,
-    lines: Lines<BufReader<ChildStdout>>,
-    /// What it has said so far.
-    said: Vec<String>,
-}
-
-impl Starting {
-    /// The rest of the line with `before`; waits for it.
-    async fn address(&mut self, before: &str) -> anyhow::Result<String> {
-        let rest = |line: &String| line.split_once(before).map(|(_, rest)| rest.to_owned());
-        if let Some(address) = self.said.iter().find_map(rest) {
-            return Ok(address);
-        }
-        let name = &self.name;
-        while let Some(line) =
-            self.lines.next_line().await.with_context(|| format!("reading from {name}"))?
-        {
-            let found = rest(&line);
-            self.said.push(line);
-            if let Some(address) = found {
-                return Ok(address);
-            }
-        }
-        bail!("{name} ended before it was ready; its log says why")
-    }
+/// A fault that is not over.
+struct Running {
+    /// The place of its process among the members.
+    place: usize,
+    /// What is still to be done, and when.
+    acts: VecDeque<(Instant, Act)>,
+    replies: mpsc::Sender<Reply>,
 }
 
 impl Cluster<'_> {
     /// Returns when a process ends, which none should.
-    async fn serve(&mut self, sockets: &Path) -> anyhow::Result<()> {
+    async fn serve(&mut self) -> anyhow::Result<()> {
+        if let Some(program) = &self.options.etcd {
+            self.start_etcd(&Etcd::prepare(program, self.folder)?).await?;
+        }
         let admin_key = self
             .options
             .admin_api_key
@@ -94,11 +98,12 @@ impl Cluster<'_> {
         let mut router = self.start_router(&admin_key)?;
         let mut nodes = Vec::new();
         if self.options.experts == ExpertsMode::Remote {
-            let store = router.address("cluster port on ").await?;
+            if self.etcd.is_none() {
+                self.store = router.address("cluster port on ").await?;
+            }
             let count = self.options.expert_nodes.get();
-            let started: Vec<_> = (0..count)
-                .map(|index| self.start_node(sockets, index, &store))
-                .collect::<anyhow::Result<_>>()?;
+            let started: Vec<_> =
+                (0..count).map(|index| self.start_node(index)).collect::<anyhow::Result<_>>()?;
             for mut node in started {
                 nodes.push(node.address(" listening on ").await?);
             }
@@ -106,8 +111,117 @@ impl Cluster<'_> {
         let listening = self.ready(&mut router).await?;
         let http = router.address("HTTP API on ").await?;
         let admin = router.address("admin API on ").await?;
-        print_ready(&Ready { listening, http, nodes, admin, admin_key });
-        self.first_to_end().await
+        let path = self.options.control.clone();
+        let path = path.unwrap_or_else(|| self.folder.join("control.sock"));
+        let mut control = Control::listen(&path)?;
+        let control_path = path.display().to_string();
+        print_ready(&Ready { listening, http, nodes, admin, admin_key, control: control_path });
+        self.watch(&mut control.orders).await
+    }
+
+    /// Does what is asked for, until a process ends that should not.
+    async fn watch(&mut self, orders: &mut mpsc::Receiver<Order>) -> anyhow::Result<()> {
+        loop {
+            let acts = self.running.iter().filter_map(|fault| fault.acts.front());
+            let next = acts.map(|(at, _)| *at).min();
+            tokio::select! {
+                // A process that should run has ended, and so does the cluster.
+                ended = self.first_to_end() => return ended,
+                // Somebody wants a fault.
+                Some(order) = orders.recv() => self.take(order)?,
+                // A fault goes on, or is over.
+                () = until(next) => self.go_on()?,
+            }
+        }
+    }
+
+    /// Refuses a request, or begins what it asks for.
+    fn take(&mut self, order: Order) -> anyhow::Result<()> {
+        let Order { request, replies } = order;
+        let (Request::Check(fault) | Request::Do(fault)) = &request;
+        let names: Vec<&str> = self.members.iter().map(|member| member.name.as_str()).collect();
+        let faulty: Vec<&str> = self.running.iter().map(|fault| names[fault.place]).collect();
+        let reply = match faults::target(fault, Present { names: &names, faulty: &faulty }) {
+            Err(why) => Reply::Refused(why),
+            Ok(place) => {
+                if let Request::Do(fault) = &request {
+                    tracing::info!(process = names[place], ?fault, "fault begins");
+                    let begun = Instant::now();
+                    let acts = faults::acts(fault).into_iter();
+                    let acts = acts.map(|(after, act)| (begun + after, act)).collect();
+                    self.running.push(Running { place, acts, replies: replies.clone() });
+                }
+                Reply::Begun
+            }
+        };
+        answer(&replies, reply);
+        self.go_on()
+    }
+
+    /// Does what is due of all faults.
+    fn go_on(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let mut running = std::mem::take(&mut self.running);
+        for fault in &mut running {
+            while let Some((_, act)) = fault.acts.pop_front_if(|(at, _)| *at <= now) {
+                self.act(fault, act)?;
+            }
+        }
+        running.retain(|fault| !fault.acts.is_empty());
+        self.running = running;
+        Ok(())
+    }
+
+    fn act(&mut self, fault: &Running, act: Act) -> anyhow::Result<()> {
+        let member = &mut self.members[fault.place];
+        let over = fault.acts.is_empty();
+        match act {
+            Act::Stop => member.signal(Signal::STOP)?,
+            Act::Continue => member.signal(Signal::CONT)?,
+            Act::Kill if member.name == ETCD => {
+                // Its guard kills it and ends.
+                member.down = true;
+                member.stdin = None;
+            }
+            Act::Kill => {
+                member.down = true;
+                member.signal(Signal::KILL)?;
+            }
+            Act::Start => return self.start_again(fault.place, fault.replies.clone()),
+        }
+        if over {
+            tracing::info!(process = member.name, "fault is over");
+            answer(&fault.replies, Reply::Over);
+        }
+        Ok(())
+    }
+
+    /// Starts a process that was killed, and says when it is there.
+    fn start_again(&mut self, place: usize, replies: mpsc::Sender<Reply>) -> anyhow::Result<()> {
+        let name = self.members[place].name.clone();
+        let etcd = self.etcd.clone().filter(|_| name == ETCD);
+        let command = match &etcd {
+            Some(etcd) => guarded(etcd)?,
+            None => self.node(&name)?,
+        };
+        let (member, mut starting, log) = Member::start(&name, command)?;
+        self.copies.spawn(copy_log(name.clone(), log));
+        self.members[place] = member;
+        self.copies.spawn(async move {
+            let there = match etcd {
+                Some(etcd) => etcd.wait().await,
+                None => starting.address(" listening on ").await.map(drop),
+            };
+            match there {
+                Ok(()) => {
+                    tracing::info!(process = name, "fault is over");
+                    answer(&replies, Reply::Over);
+                }
+                // If it ended, the cluster ends and says so.
+                Err(error) => tracing::warn!(process = name, "it is not there: {error:#}"),
+            }
+        });
+        Ok(())
     }
 
     /// Waits until the router takes requests, which it never does if a node ends before.
@@ -118,18 +232,31 @@ impl Cluster<'_> {
         }
     }
 
-    fn start_node(
-        &mut self,
-        sockets: &Path,
-        index: usize,
-        store: &str,
-    ) -> anyhow::Result<Starting> {
+    /// Starts etcd, and waits until it answers.
+    async fn start_etcd(&mut self, etcd: &Etcd) -> anyhow::Result<()> {
+        self.start(ETCD, guarded(etcd)?)?;
+        tokio::select! {
+            there = etcd.wait() => there?,
+            ended = self.first_to_end() => ended?,
+        }
+        self.store = etcd.address();
+        self.etcd = Some(etcd.clone());
+        Ok(())
+    }
+
+    fn start_node(&mut self, index: usize) -> anyhow::Result<Starting> {
         let name = format!("expert-node-{index}");
-        let socket = sockets.join(format!("{name}.sock"));
+        let command = self.node(&name)?;
+        self.start(&name, command)
+    }
+
+    /// What runs a node, the first time and again.
+    fn node(&self, name: &str) -> anyhow::Result<Command> {
+        let socket = self.folder.join(format!("{name}.sock"));
         let mut command = self.guildhall("expert-node")?;
-        command.arg("--node-id").arg(&name).arg("--store").arg(store);
+        command.arg("--node-id").arg(name).arg("--store").arg(&self.store);
         command.arg("--listen").arg(format!("unix:{}", socket.display()));
-        self.start(name, command)
+        Ok(command)
     }
 
     fn start_router(&mut self, admin_key: &str) -> anyhow::Result<Starting> {
@@ -145,10 +272,13 @@ impl Cluster<'_> {
         }
         if self.options.experts == ExpertsMode::Remote {
             command.arg("--cluster-port").arg("0");
+            if self.etcd.is_some() {
+                command.arg("--store").arg(&self.store);
+            }
             command.arg("--min-nodes").arg(self.options.expert_nodes.to_string());
             command.arg("--min-replicas").arg(self.options.min_replicas.to_string());
         }
-        self.start("router".into(), command)
+        self.start("router", command)
     }
 
     /// Whether there are more processes than cores: one that looks for messages would take another one's.
@@ -181,70 +311,59 @@ impl Cluster<'_> {
         Ok(command)
     }
 
-    fn start(&mut self, name: String, mut command: Command) -> anyhow::Result<Starting> {
-        let mut process = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("starting {name}"))?;
-        let stdout = process.stdout.take().context("standard output is a pipe")?;
-        let stderr = process.stderr.take().context("standard error is a pipe")?;
-        self.copies.spawn(copy_log(name.clone(), stderr));
-        let stdin = process.stdin.take();
-        self.members.push(Member { name: name.clone(), process, stdin });
-        Ok(Starting { name, lines: BufReader::new(stdout).lines(), said: Vec::new() })
+    fn start(&mut self, name: &str, command: Command) -> anyhow::Result<Starting> {
+        let (member, starting, log) = Member::start(name, command)?;
+        self.copies.spawn(copy_log(name.to_owned(), log));
+        self.members.push(member);
+        Ok(starting)
     }
 
+    /// Waits for the first of the processes that should run.
     async fn first_to_end(&mut self) -> anyhow::Result<()> {
-        let watching = self
-            .members
-            .iter_mut()
-            .map(|member| Box::pin(async { (member.name.clone(), member.process.wait().await) }));
+        let running = self.members.iter_mut().filter(|member| !member.down);
+        let watching =
+            running.map(|of| Box::pin(async { (of.name.clone(), of.process.wait().await) }));
         let (name, status) = first(watching.collect()).await;
         bail!("{name} ended: {}", status.context("waiting for it")?)
     }
 
-    /// Stops the router first, so that running requests can end, then all nodes at once.
+    /// Stops the router first, so that running requests can end, then all nodes at once, and etcd when nobody needs it.
     async fn stop(&mut self) {
-        let mut members = std::mem::take(&mut self.members).into_iter();
+        let members = std::mem::take(&mut self.members).into_iter();
+        let (etcd, members): (Vec<_>, Vec<_>) = members.partition(|member| member.name == ETCD);
+        let mut members = members.into_iter();
         if let Some(router) = members.next() {
-            stop(router).await;
+            router.stop().await;
         }
-        members.map(stop).collect::<JoinSet<()>>().join_all().await;
+        members.map(Member::stop).collect::<JoinSet<()>>().join_all().await;
+        for etcd in etcd {
+            etcd.stop().await;
+        }
         while self.copies.join_next().await.is_some() {}
     }
 }
 
-async fn stop(mut member: Member) {
-    drop(member.stdin.take());
-    if tokio::time::timeout(STOP_TIMEOUT, member.process.wait()).await.is_err() {
-        tracing::warn!(process = member.name, "did not stop in time; killed");
-        // It may have ended meanwhile.
-        let _ = member.process.kill().await;
+/// etcd in a process that ends with its standard input, as all others do.
+fn guarded(etcd: &Etcd) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("finding the own binary")?);
+    command.arg("guard");
+    etcd.arguments(&mut command);
+    command.process_group(0);
+    Ok(command)
+}
+
+/// A client that has gone needs no reply, and the channel has room for all of them.
+fn answer(replies: &mpsc::Sender<Reply>, reply: Reply) {
+    if replies.try_send(reply).is_err() {
+        tracing::debug!("nobody waits for a reply");
     }
 }
 
-/// The first of some futures to be ready.
-async fn first<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
-    std::future::poll_fn(|cx| {
-        for future in &mut futures {
-            let ready = std::pin::Pin::new(future).poll(cx);
-            if ready.is_ready() {
-                return ready;
-            }
-        }
-        std::task::Poll::Pending
-    })
-    .await
-}
-
-#[expect(clippy::print_stderr, reason = "the processes' own log lines, passed on as they are")]
-async fn copy_log(name: String, stderr: impl AsyncRead + Unpin) {
-    let mut lines = BufReader::new(stderr).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        eprintln!("{name} | {line}");
+/// Waits until a moment; for ever, if there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -255,10 +374,11 @@ struct Ready {
     nodes: Vec<String>,
     admin: String,
     admin_key: String,
+    control: String,
 }
 
 fn print_ready(ready: &Ready) {
-    let Ready { listening, http, nodes, admin, admin_key } = ready;
+    let Ready { listening, http, nodes, admin, admin_key, control } = ready;
     let in_address = percent_encoded(admin_key);
     let nodes = nodes.iter().enumerate();
     let nodes: String = nodes.map(|(n, node)| format!("  expert-node-{n}  {node}\n")).collect();
@@ -269,7 +389,7 @@ fn print_ready(ready: &Ready) {
         other => format!(" --server {other}"),
     };
     let text = format!(
-        "\n  router         {listening}\n  OpenAI API     {http}/v1\n  live page      {admin}/#key={in_address}\n{nodes}\n  Ready. In another terminal:\n    \
+        "\n  router         {listening}\n  OpenAI API     {http}/v1\n  live page      {admin}/#key={in_address}\n{nodes}  control        {control}\n\n  Ready. In another terminal:\n    \
          {binary} generate{server} \"Once upon a time\"\n    \
          {binary} status --admin {admin} --admin-api-key {admin_key}\n    \
          {binary} loadtest{server} --skew hot-set --report report.html --admin {admin} --admin-api-key {admin_key}\n  Ctrl-C stops everything.\n\n"

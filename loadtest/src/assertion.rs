@@ -45,6 +45,14 @@ pub(crate) enum Metric {
     Balancedness,
     /// The same before it was changed for the first time.
     BalancednessBefore,
+    /// Answers that faults changed.
+    Differing,
+    /// The longest recovery from a fault.
+    Recovery,
+    /// The longest gap that a fault caused.
+    LongestGap,
+    /// The highest rate of a sweep that was borne.
+    MaxRate,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +93,7 @@ const STATISTICS: [(&str, Statistic); 7] = [
     ("max", Statistic::Max),
 ];
 
-const OTHERS: [(&str, Metric); 8] = [
+const OTHERS: [(&str, Metric); 12] = [
     ("requests_per_second", Metric::RequestsPerSecond),
     ("tokens_per_second", Metric::TokensPerSecond),
     ("succeeded", Metric::Succeeded),
@@ -94,6 +102,10 @@ const OTHERS: [(&str, Metric); 8] = [
     ("goodput", Metric::Goodput),
     ("balancedness", Metric::Balancedness),
     ("balancedness_before", Metric::BalancednessBefore),
+    ("max_rate", Metric::MaxRate),
+    ("differing", Metric::Differing),
+    ("recovery", Metric::Recovery),
+    ("longest_gap", Metric::LongestGap),
 ];
 
 /// Two characters before one, so that `<=` is not taken for `<`.
@@ -143,7 +155,18 @@ impl Metric {
             Self::Goodput => outcome.goodput.as_ref().map(|goodput| goodput.share),
             Self::Balancedness => outcome.experts.as_ref().map(|of| of.balancedness()),
             Self::BalancednessBefore => outcome.experts.as_ref()?.balancedness_before(),
+            Self::Differing => {
+                let chaos = outcome.chaos.as_ref().filter(|chaos| chaos.compared > 0)?;
+                Some(chaos.differing as f64)
+            }
+            Self::Recovery => outcome.chaos.as_ref()?.recovery_ms(),
+            Self::LongestGap => outcome.chaos.as_ref()?.longest_gap_ms(),
+            Self::MaxRate => outcome.sweep.as_ref()?.highest,
         }
+    }
+
+    fn is_time(self) -> bool {
+        matches!(self, Self::Time(..) | Self::Recovery | Self::LongestGap)
     }
 
     /// What it takes for this to be measured.
@@ -152,6 +175,10 @@ impl Metric {
             Self::Goodput => "give --slo",
             Self::Balancedness => "give --admin and --admin-api-key",
             Self::BalancednessBefore => "the placement was not changed, or was not watched",
+            Self::Differing => "give --chaos; or no answer could be compared",
+            Self::Recovery => "give --chaos; or a fault was not done, or not recovered from",
+            Self::LongestGap => "give --chaos",
+            Self::MaxRate => "give --sweep; or no rate of it was borne",
             _ => "no request succeeded",
         }
     }
@@ -196,7 +223,7 @@ impl FromStr for Assertion {
         let (name, limit) = (name.trim(), limit.trim());
         let metric: Metric = name.parse()?;
         let limit = match metric {
-            Metric::Time(..) => millis(duration(limit).map_err(|e| format!("{name}: {e}"))?),
+            _ if metric.is_time() => millis(duration(limit).map_err(|e| format!("{name}: {e}"))?),
             _ => number(limit).ok_or_else(|| format!("{name}: {limit:?} is no number"))?,
         };
         Ok(Self { metric, comparison: *comparison, limit, text: text.to_owned() })
@@ -225,7 +252,7 @@ impl Assertion {
             Comparison::Above => value > self.limit,
             Comparison::AtLeast => value >= self.limit,
         };
-        let unit = if matches!(self.metric, Metric::Time(..)) { " ms" } else { "" };
+        let unit = if self.metric.is_time() { " ms" } else { "" };
         (!holds).then(|| format!("{text}: it is {value:.3}{unit}"))
     }
 }
@@ -256,7 +283,9 @@ impl Assertions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chaos::{Chaos, Injected};
     use crate::results::{Goodput, Requests};
+    use crate::sweep::Levels;
 
     fn outcome() -> Outcome {
         let mut outcome = Outcome {
@@ -284,6 +313,10 @@ mod tests {
             "balancedness>0.9",
             &["balancedness>0.9: not measured (give --admin and --admin-api-key)"],
         );
+        check(
+            "max_rate>5",
+            &["max_rate>5: not measured (give --sweep; or no rate of it was borne)"],
+        );
         check("goodput>90%", &["goodput>90%: not measured (give --slo)"]);
     }
 
@@ -293,6 +326,34 @@ mod tests {
         let outcome = Outcome { goodput: Some(goodput), ..outcome() };
         let assertions: Assertions = "goodput>95%,goodput>=0.9".parse().unwrap();
         assert_eq!(assertions.failures(&outcome), ["goodput>95%: it is 0.900"]);
+    }
+
+    #[test]
+    fn a_sweep_has_a_highest_rate() {
+        let sweep = Levels { highest: Some(40.0), ..Levels::default() };
+        let outcome = Outcome { sweep: Some(sweep), ..outcome() };
+        let assertions: Assertions = "max_rate>=40,max_rate>41".parse().unwrap();
+        assert_eq!(assertions.failures(&outcome), ["max_rate>41: it is 40.000"]);
+    }
+
+    #[test]
+    fn faults_have_a_recovery_if_all_were_recovered_from() {
+        let fault =
+            |recovery_ms| Injected { recovery_ms, longest_gap_ms: 90.0, ..Injected::default() };
+        let chaos = |faults| Chaos { faults, compared: 5, differing: 1, ..Chaos::default() };
+        let check = |faults: Vec<Injected>, text: &str, expected: &[&str]| {
+            let outcome = Outcome { chaos: Some(chaos(faults)), ..outcome() };
+            assert_eq!(text.parse::<Assertions>().unwrap().failures(&outcome), expected, "{text}");
+        };
+        let both = vec![fault(Some(0.0)), fault(Some(1500.0))];
+        check(both.clone(), "recovery<2s,longest_gap<100ms,differing<=1", &[]);
+        check(
+            both,
+            "recovery<1s,differing<=0",
+            &["recovery<1s: it is 1500.000 ms", "differing<=0: it is 1.000"],
+        );
+        let text = "recovery<9s: not measured (give --chaos; or a fault was not done, or not recovered from)";
+        check(vec![fault(Some(0.0)), fault(None)], "recovery<9s", &[text]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::results::Outcome;
 const NOISE: f64 = 0.05;
 
 /// What is compared, and whether less of it is better.
-const COMPARED: [(&str, bool); 17] = [
+const COMPARED: [(&str, bool); 18] = [
     ("requests_per_second", false),
     ("tokens_per_second", false),
     ("error_rate", true),
@@ -25,6 +25,7 @@ const COMPARED: [(&str, bool); 17] = [
     ("p99_e2e", true),
     ("balancedness_before", false),
     ("balancedness", false),
+    ("max_rate", false),
 ];
 
 /// A table of two runs; times are in milliseconds.

@@ -7,11 +7,18 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::assertion::Assertions;
+use crate::chaos::Plan;
 use crate::experts::Watch;
 use crate::results::{Slo, Window};
-use crate::schedule::{Arrivals, Load, Pace, Process, Prompts, RandomIds, Skew};
+use crate::schedule::{
+    Arrivals, Drawn, Load, Pace, Process, Prompts, RandomIds, Replay, Replaying, Skew,
+};
+use crate::sweep::Sweep;
 use crate::target::{Api, Server};
 use crate::units::{self, Count};
+
+/// How long a run is measured unless somebody says.
+const DURATION: Duration = Duration::from_secs(30);
 
 /// What to load, with what, and what to make of it.
 #[derive(Clone, Debug, clap::Args)]
@@ -57,6 +64,52 @@ pub struct LoadtestConfig {
     #[arg(long, env = "GUILDHALL_LOADTEST_RAMP", conflicts_with = "rate", value_name = "FROM:TO")]
     pub ramp: Option<Ramp>,
 
+    /// Requests as a file recorded them, each at its time (an open loop): {"at": SECONDS, "output_tokens": N} with
+    /// "prompt", "token_ids" or "input_tokens" on each line, or a trace of Azure (CSV) or Mooncake (JSON lines).
+    #[arg(
+        long,
+        env = "GUILDHALL_LOADTEST_TRACE",
+        conflicts_with_all = ["rate", "ramp", "concurrency", "arrivals", "prompts", "skew", "skew_period",
+            "input_tokens", "shared_prefix", "output_tokens"],
+        value_name = "FILE"
+    )]
+    pub trace: Option<PathBuf>,
+
+    /// Play a trace so many times as fast.
+    #[arg(
+        long,
+        env = "GUILDHALL_LOADTEST_TRACE_SPEED",
+        requires = "trace",
+        value_parser = units::speed,
+        value_name = "TIMES"
+    )]
+    pub trace_speed: Option<f64>,
+
+    /// Try one rate after another, each for --duration after --warmup, until the server is saturated: so many from one
+    /// rate to another (FROM:TO:STEPS), or twice as much each time and then between (FROM).
+    #[arg(
+        long,
+        env = "GUILDHALL_LOADTEST_SWEEP",
+        conflicts_with_all = ["rate", "ramp", "trace", "concurrency", "requests", "csv"],
+        value_name = "RATES"
+    )]
+    pub sweep: Option<Sweep>,
+
+    /// Run everything twice, first quietly and then with these faults in a cluster of `guildhall up`:
+    /// kill:NODE@TIME[+TIME], pause:NODE@TIME+TIME, slow:NODE@TIME*FACTOR+TIME, etcd-down@TIME+TIME, with commas between.
+    #[arg(
+        long,
+        env = "GUILDHALL_LOADTEST_CHAOS",
+        requires = "control",
+        conflicts_with = "sweep",
+        value_name = "FAULTS"
+    )]
+    pub chaos: Option<Plan>,
+
+    /// Control socket of that cluster, which `guildhall up` prints.
+    #[arg(long, env = "GUILDHALL_CONTROL", value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
     /// How irregularly they come: constant, poisson, gamma or gamma:SHAPE (below 1: bursts).
     #[arg(
         long,
@@ -75,9 +128,9 @@ pub struct LoadtestConfig {
     )]
     pub max_in_flight: NonZeroUsize,
 
-    /// How long it is measured.
-    #[arg(long, env = "GUILDHALL_LOADTEST_DURATION", value_parser = units::duration, default_value = "30s", value_name = "TIME")]
-    pub duration: Duration,
+    /// How long it is measured; default: 30s, or to the end of a trace.
+    #[arg(long, env = "GUILDHALL_LOADTEST_DURATION", value_parser = units::duration, value_name = "TIME")]
+    pub duration: Option<Duration>,
 
     /// End after so many requests, the warm-up included, and not by the clock.
     #[arg(long, env = "GUILDHALL_LOADTEST_REQUESTS", value_name = "N")]
@@ -179,18 +232,23 @@ impl LoadtestConfig {
     /// # Errors
     /// Settings that contradict each other, or a file of prompts that cannot be read.
     pub(crate) fn load(&self) -> Result<Load, Error> {
-        Ok(Load {
+        if let Some(path) = &self.trace {
+            let speed = self.trace_speed.unwrap_or(1.0);
+            let how = Replaying { speed, vocabulary: self.vocabulary, seed: self.seed };
+            return Ok(Load::Replayed(Replay::read(path, how)?));
+        }
+        Ok(Load::Drawn(Drawn {
             arrivals: self.arrivals()?,
             prompts: self.prompts()?,
             skew: self.skew,
             skew_period: self.skew_period,
             output_tokens: self.output_tokens,
             seed: self.seed,
-        })
+        }))
     }
 
     fn arrivals(&self) -> Result<Arrivals, Error> {
-        let over = self.warmup + self.duration;
+        let over = self.warmup + self.duration();
         let pace = match (self.rate, self.ramp) {
             (None, None) => return Ok(Arrivals::Closed),
             (Some(rate), _) => Pace::Steady(rate),
@@ -241,9 +299,36 @@ impl LoadtestConfig {
         Some(Watch { address: self.admin.clone(), key })
     }
 
+    fn duration(&self) -> Duration {
+        self.duration.unwrap_or(DURATION)
+    }
+
+    /// The faults of the run, and whom to ask for them.
+    ///
+    /// # Errors
+    /// A fault would come when nothing is sent any more.
+    pub(crate) fn faults(&self) -> Result<Option<(Plan, PathBuf)>, Error> {
+        let Some((plan, control)) = self.chaos.clone().zip(self.control.clone()) else {
+            return Ok(None);
+        };
+        let late = plan.0.iter().find(|fault| self.window().to.is_some_and(|to| fault.at >= to));
+        match late {
+            Some(late) => {
+                let what = format!("--chaos {}: the run has ended by then", late.text);
+                Err(Error::Setting(what))
+            }
+            None => Ok(Some((plan, control))),
+        }
+    }
+
     /// The part of the run that is measured.
     pub(crate) fn window(&self) -> Window {
-        let to = self.requests.is_none().then_some(self.warmup + self.duration);
+        let clock = match (self.requests, self.trace.is_some()) {
+            (Some(_), _) => None,
+            (None, true) => self.duration,
+            (None, false) => Some(self.duration()),
+        };
+        let to = clock.map(|duration| self.warmup + duration);
         Window { from: self.warmup, to }
     }
 
@@ -253,23 +338,38 @@ impl LoadtestConfig {
         let mut set = |name: &str, value: String| settings.insert(name.to_owned(), value);
         set("target", format!("{:?}", self.target).to_lowercase());
         set("server", self.address());
-        match (self.rate, self.ramp) {
-            (None, None) => set("concurrency", self.concurrency.to_string()),
-            (Some(rate), _) => set("rate", rate.to_string()),
-            (None, Some(Ramp { from, to })) => set("ramp", format!("{from}:{to}")),
+        match (&self.trace, self.rate, self.ramp) {
+            (Some(trace), ..) => set("trace", trace.display().to_string()),
+            (None, None, None) if self.sweep.is_some() => None,
+            (None, None, None) => set("concurrency", self.concurrency.to_string()),
+            (None, Some(rate), _) => set("rate", rate.to_string()),
+            (None, None, Some(Ramp { from, to })) => set("ramp", format!("{from}:{to}")),
         };
-        if self.rate.is_some() || self.ramp.is_some() {
+        if let Some(speed) = self.trace_speed {
+            set("trace-speed", speed.to_string());
+        }
+        if let Some(chaos) = &self.chaos {
+            set("chaos", chaos.to_string());
+        }
+        if let Some(sweep) = self.sweep {
+            set("sweep", sweep.to_string());
+        }
+        if self.rate.is_some() || self.ramp.is_some() || self.sweep.is_some() {
             set("arrivals", self.arrivals.to_string());
         }
-        match self.requests {
-            Some(requests) => set("requests", requests.to_string()),
-            None => set("duration", format!("{}s", self.duration.as_secs_f64())),
+        match (self.requests, self.window().to) {
+            (Some(requests), _) => set("requests", requests.to_string()),
+            (None, Some(to)) => set("duration", format!("{}s", (to - self.warmup).as_secs_f64())),
+            (None, None) => None,
         };
         set("warmup", format!("{}s", self.warmup.as_secs_f64()));
+        set("seed", self.seed.to_string());
+        if self.trace.is_some() {
+            return settings;
+        }
         set("prompts", self.prompts.clone());
         set("skew", self.skew.to_string());
         set("output-tokens", self.output_tokens.to_string());
-        set("seed", self.seed.to_string());
         if self.prompts == "random" {
             set("input-tokens", self.input_tokens.to_string());
             set("shared-prefix", self.shared_prefix.to_string());
@@ -279,59 +379,4 @@ impl LoadtestConfig {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-
-    use super::*;
-
-    #[derive(clap::Parser)]
-    struct Options {
-        #[command(flatten)]
-        config: LoadtestConfig,
-    }
-
-    fn config(args: &[&str]) -> Result<LoadtestConfig, String> {
-        let args = ["loadtest"].iter().chain(args);
-        Ok(Options::try_parse_from(args).map_err(|error| error.to_string())?.config)
-    }
-
-    #[test]
-    fn without_flags_it_is_a_closed_loop_against_up() {
-        let config = config(&[]).unwrap();
-        let load = config.load().unwrap();
-        assert_eq!(load.arrivals, Arrivals::Closed);
-        assert_eq!(config.server().address, "http://127.0.0.1:50051");
-        assert!(config.watch().is_none() && matches!(load.prompts, Prompts::DemoKinds));
-    }
-
-    #[test]
-    fn contradictions_are_named() {
-        let check = |args: &[&str], expected: &str| {
-            let error = match config(args) {
-                Ok(config) => config.load().unwrap_err().to_string(),
-                Err(error) => error,
-            };
-            assert!(error.contains(expected), "{args:?}: {error}");
-        };
-        check(&["--rate", "5", "--ramp", "1:2"], "--ramp");
-        check(&["--ramp", "1"], "FROM:TO");
-        check(&["--rate", "0"], "\"0\" is no rate");
-        check(&["--skew", "zipf"], "\"zipf\"");
-        check(&["--slo", "ttft"], "ttft:200ms");
-        check(&["--assert", "p99<3"], "p99");
-        check(&["--shared-prefix", "3"], "--prompts random");
-        check(&["--prompts", "/no/such/file"], "/no/such/file");
-        check(
-            &["--prompts", "random", "--input-tokens", "8", "--shared-prefix", "8"],
-            "--shared-prefix 8",
-        );
-        check(&["--ramp", "1:2", "--duration", "0s", "--warmup", "0s"], "--duration");
-        check(&["--concurrency", "0"], "--concurrency");
-    }
-
-    #[test]
-    fn keys_are_in_no_file() {
-        let config = config(&["--api-key", "hush", "--admin-api-key", "hush"]).unwrap();
-        assert!(config.settings().values().all(|value| !value.contains("hush")));
-    }
-}
+mod tests;

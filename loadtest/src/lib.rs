@@ -10,6 +10,8 @@ mod error;
 pub mod schedule;
 pub mod target;
 mod run;
+pub mod sweep;
+pub mod chaos;
 pub mod results;
 pub mod experts;
 pub mod report;

@@ -1,34 +1,40 @@
-//! Sends what a schedule says, watches the experts meanwhile, and adds everything up.
+//! Loads a server, watches the experts meanwhile, and adds everything up: once, or several times for a comparison.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::Error;
+use crate::chaos::{Done, Injector, Kept};
 use crate::config::LoadtestConfig;
 use crate::experts::Sampler;
 use crate::results::csv::Csv;
-use crate::results::{Outcome, Record, Tally};
-use crate::schedule::{Arrivals, Load, Planned, Schedule};
-use crate::target::{Failure, Heard, Target};
+use crate::results::{Outcome, Record, Tally, Window};
+use crate::schedule::{Load, Schedule};
+use crate::target::Target;
+use crate::{Error, chaos, sweep};
+use sending::{Plan, Sender, send};
+
+mod sending;
 
 /// Answers that wait to be added up; more hold back who has them.
 const RECORDS: usize = 1024;
-/// A client of a closed loop that was refused comes again, but not at once: what refuses quickly would see nothing but it.
-const AFTER_FAILURE: Duration = Duration::from_millis(10);
 /// Time between two looks at the progress.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How far a run is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Progress {
+    /// What is being run, where there are several runs.
+    pub leg: String,
     /// Since its start.
     pub elapsed: Duration,
     /// Whether it still warms up.
     pub warming_up: bool,
+    /// Requests that are sent and have not ended.
+    pub running: usize,
     /// Whole answers so far.
     pub succeeded: u64,
     /// Failed requests so far.
@@ -44,203 +50,169 @@ pub struct Progress {
 pub async fn run(
     config: &LoadtestConfig,
     stop: CancellationToken,
-    progress: impl FnMut(Progress),
+    mut progress: impl FnMut(Progress),
 ) -> Result<Outcome, Error> {
     let load = config.load()?;
     let csv = config.csv.as_deref().map(Csv::create).transpose()?;
-    let target = config.target.connect(config.server()).await?;
-    let began = Instant::now();
-    let sampling = CancellationToken::new();
-    let sampler = match config.watch() {
-        Some(watch) => {
-            let sampler = Sampler::connect(watch, began).await?;
-            Some(tokio::spawn(sampler.run(sampling.clone())))
-        }
+    let faults = match config.faults()? {
+        Some((plan, control)) => Some((plan.clone(), Injector::connect(control, plan).await?)),
         None => None,
     };
-    let (records, received) = mpsc::channel(RECORDS);
-    let sender = Sender { target: target.into(), began, timeout: config.timeout, records };
-    let sending = tokio::spawn(send(sender, Plan::of(config, load.clone()), stop.clone()));
-    let added = Adding { config, load: &load, began, csv, progress, stop }.add(received).await;
-    let sent = sending.await;
-    sampling.cancel();
-    let mut outcome = added?;
-    if let Some(sampler) = sampler {
-        outcome.experts = sampler.await.ok();
-    }
-    if sent.is_err() {
-        outcome.warnings.push("the client failed; not all requests were sent".into());
-    }
+    let target = config.target.connect(config.server()).await?.into();
+    let mut session = Session { config, target, stop, progress: &mut progress };
+    let mut outcome = match (config.sweep, faults) {
+        (Some(sweep), _) => sweep::run(sweep, &mut session).await?,
+        (None, Some(faults)) => chaos::run(faults, csv, &mut session).await?,
+        (None, None) => session.measure(Leg { csv, ..Leg::new("", load) }).await?.outcome,
+    };
     outcome.settings = config.settings();
     Ok(outcome)
 }
 
-/// What is to be sent, until when.
-struct Plan {
-    schedule: Schedule,
-    arrivals: Arrivals,
-    /// Requests of a closed loop that run at once; of an open one, at most.
-    at_once: usize,
-    until: Duration,
-    requests: u64,
-}
-
-impl Plan {
-    fn of(config: &LoadtestConfig, load: Load) -> Self {
-        let at_once = match load.arrivals {
-            Arrivals::Closed => config.concurrency,
-            Arrivals::Open { .. } => config.max_in_flight,
-        };
-        Self {
-            arrivals: load.arrivals,
-            schedule: Schedule::new(load),
-            at_once: at_once.get().min(Semaphore::MAX_PERMITS),
-            until: config.window().to.unwrap_or(Duration::MAX),
-            requests: config.requests.unwrap_or(u64::MAX),
-        }
-    }
-}
-
-/// Sends requests, and says how each went.
-#[derive(Clone)]
-struct Sender {
+/// A server that is loaded, once or several times.
+pub(crate) struct Session<'a> {
+    pub(crate) config: &'a LoadtestConfig,
     target: Arc<dyn Target>,
-    began: Instant,
-    timeout: Duration,
-    records: mpsc::Sender<Record>,
+    pub(crate) stop: CancellationToken,
+    progress: &'a mut dyn FnMut(Progress),
 }
 
-impl Sender {
-    /// Sends one request, and says whether it succeeded. `intended` is when it was to be sent; absent: now.
-    async fn ask(&self, planned: &Planned, intended: Option<Duration>) -> bool {
-        let sent = self.began.elapsed();
-        let mut heard = Heard::new(self.began);
-        let asked = self.target.ask(planned, &mut heard);
-        let result = tokio::time::timeout(self.timeout, asked).await;
-        let failure = match result {
-            Ok(result) => result.err(),
-            Err(_) => {
-                let within = self.timeout.as_secs_f64();
-                Some(Failure::new("timeout", format!("no whole answer within {within} s")))
+/// One run of a session.
+pub(crate) struct Leg {
+    /// What it is, where there are several.
+    pub(crate) name: String,
+    pub(crate) load: Load,
+    /// Where a line for each request goes.
+    pub(crate) csv: Option<Csv>,
+    /// What is kept of each stream, if it is to be compared.
+    pub(crate) kept: Option<Kept>,
+    /// Who has faults done meanwhile.
+    pub(crate) injector: Option<Injector>,
+}
+
+impl Leg {
+    pub(crate) fn new(name: &str, load: Load) -> Self {
+        Self { name: name.to_owned(), load, csv: None, kept: None, injector: None }
+    }
+}
+
+/// What a leg has shown.
+pub(crate) struct Measured {
+    pub(crate) outcome: Outcome,
+    pub(crate) kept: Kept,
+    /// What became of each fault.
+    pub(crate) done: Vec<Done>,
+}
+
+impl Session<'_> {
+    /// Loads the server until all that was sent has ended.
+    pub(crate) async fn measure(&mut self, mut leg: Leg) -> Result<Measured, Error> {
+        let began = Instant::now();
+        let sampling = CancellationToken::new();
+        let sampler = match self.config.watch() {
+            Some(watch) => {
+                let sampler = Sampler::connect(watch, began).await?;
+                Some(tokio::spawn(sampler.run(sampling.clone())))
             }
+            None => None,
         };
-        let succeeded = failure.is_none();
-        let record = Record {
-            number: planned.number,
-            kind: planned.kind,
-            intended: intended.unwrap_or(sent),
-            sent,
-            ended: self.began.elapsed(),
-            heard,
-            failure,
+        let running = Arc::new(AtomicUsize::new(0));
+        let (records, received) = mpsc::channel(RECORDS);
+        let sender = Sender {
+            target: Arc::clone(&self.target),
+            began,
+            timeout: self.config.timeout,
+            records,
+            running: Arc::clone(&running),
         };
-        // It fails when nobody adds up any more, because a file could not be written.
-        let _ = self.records.send(record).await;
-        succeeded
-    }
-}
-
-/// Sends everything; ends when every request has ended.
-async fn send(sender: Sender, plan: Plan, stop: CancellationToken) {
-    match plan.arrivals {
-        Arrivals::Closed => send_closed(sender, plan, stop).await,
-        Arrivals::Open { .. } => send_open(sender, plan, stop).await,
-    }
-}
-
-/// As many loops as requests shall run at once, which take from one schedule.
-async fn send_closed(sender: Sender, plan: Plan, stop: CancellationToken) {
-    let Plan { schedule, at_once, until, requests, .. } = plan;
-    // Guards the schedule, from which loops take their next request.
-    let schedule = Arc::new(Mutex::new(schedule));
-    let mut loops = JoinSet::new();
-    for _ in 0..at_once {
-        let (sender, schedule, stop) = (sender.clone(), Arc::clone(&schedule), stop.clone());
-        loops.spawn(async move {
-            while !stop.is_cancelled() && !sender.records.is_closed() {
-                if sender.began.elapsed() >= until {
-                    return;
-                }
-                let next = schedule.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some(planned) = next.filter(|planned| planned.number < requests) else {
-                    return;
-                };
-                if !sender.ask(&planned, None).await {
-                    tokio::time::sleep(AFTER_FAILURE).await;
-                }
-            }
-        });
-    }
-    loops.join_all().await;
-}
-
-/// Each request at its time, whatever became of the others.
-async fn send_open(sender: Sender, plan: Plan, stop: CancellationToken) {
-    let Plan { schedule, at_once, until, requests, .. } = plan;
-    let places = Arc::new(Semaphore::new(at_once));
-    let mut running = JoinSet::new();
-    for planned in schedule {
-        let at = planned.at.unwrap_or_default();
-        if planned.number >= requests || at >= until || sender.records.is_closed() {
-            break;
+        let ended = CancellationToken::new();
+        let injector = leg.injector.take();
+        let injecting = injector.map(|of| tokio::spawn(of.run(began, ended.clone())));
+        let sending = tokio::spawn(send(sender, self.plan(&leg), self.stop.clone()));
+        let window = self.config.window();
+        let tally = Tally::new(window, self.config.slo);
+        let added =
+            Adding { session: self, leg, window, began, running, tally }.add(received).await;
+        let sent = sending.await;
+        sampling.cancel();
+        ended.cancel();
+        let done = match injecting {
+            Some(injecting) => injecting.await.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let (mut outcome, kept) = added?;
+        if let Some(sampler) = sampler {
+            outcome.experts = sampler.await.ok();
         }
-        let due = tokio::time::Instant::from_std(sender.began + at);
-        tokio::select! {
-            () = tokio::time::sleep_until(due) => {}
-            () = stop.cancelled() => break,
+        if sent.is_err() {
+            outcome.warnings.push("the client failed; not all requests were sent".into());
         }
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
-        let sender = sender.clone();
-        running.spawn(async move {
-            sender.ask(&planned, Some(at)).await;
-            drop(place);
-        });
-        // What has ended is let go, so that the set does not grow.
-        while running.try_join_next().is_some() {}
+        Ok(Measured { outcome, kept, done })
     }
-    running.join_all().await;
+
+    fn plan(&self, leg: &Leg) -> Plan {
+        let open = leg.load.is_open();
+        let at_once = if open { self.config.max_in_flight } else { self.config.concurrency };
+        Plan {
+            open,
+            schedule: Schedule::new(leg.load.clone()),
+            at_once: at_once.get().min(Semaphore::MAX_PERMITS),
+            until: self.config.window().to.unwrap_or(Duration::MAX),
+            requests: self.config.requests.unwrap_or(u64::MAX),
+        }
+    }
 }
 
 /// Adds up what comes, and says how far it is.
-struct Adding<'a, P> {
-    config: &'a LoadtestConfig,
-    load: &'a Load,
+struct Adding<'a, 'b> {
+    session: &'a mut Session<'b>,
+    leg: Leg,
+    window: Window,
     began: Instant,
-    csv: Option<Csv>,
-    progress: P,
-    stop: CancellationToken,
+    running: Arc<AtomicUsize>,
+    tally: Tally,
 }
 
-impl<P: FnMut(Progress)> Adding<'_, P> {
-    async fn add(mut self, mut received: mpsc::Receiver<Record>) -> Result<Outcome, Error> {
-        let mut tally = Tally::new(self.config.window(), self.config.slo);
+impl Adding<'_, '_> {
+    async fn add(mut self, mut received: mpsc::Receiver<Record>) -> Result<(Outcome, Kept), Error> {
         let mut looks = tokio::time::interval(LOOK);
         loop {
             let record = tokio::select! {
                 record = received.recv() => record,
                 _ = looks.tick() => {
-                    self.look(&tally);
+                    self.look();
                     continue;
                 }
             };
             let Some(record) = record else { break };
-            let kind = self.load.prompts.name(record.kind);
-            if let Some(csv) = &mut self.csv {
+            let kind = self.leg.load.kind(record.kind);
+            if let Some(csv) = &mut self.leg.csv {
                 csv.add(&record, &kind)?;
             }
-            tally.add(&record, kind);
+            if let Some(kept) = &mut self.leg.kept {
+                kept.add(&record);
+            }
+            self.tally.add(&record, kind);
         }
-        if let Some(csv) = self.csv {
+        if let Some(csv) = self.leg.csv {
             csv.finish()?;
         }
-        Ok(tally.outcome(self.stop.is_cancelled()))
+        let outcome = self.tally.outcome(self.session.stop.is_cancelled());
+        Ok((outcome, self.leg.kept.unwrap_or_default()))
     }
 
-    fn look(&mut self, tally: &Tally) {
-        let (succeeded, failed, tokens) = tally.so_far();
+    fn look(&mut self) {
+        let (succeeded, failed, tokens) = self.tally.so_far();
         let elapsed = self.began.elapsed();
-        let warming_up = elapsed < self.config.warmup;
-        (self.progress)(Progress { elapsed, warming_up, succeeded, failed, tokens });
+        (self.session.progress)(Progress {
+            leg: self.leg.name.clone(),
+            elapsed,
+            warming_up: elapsed < self.window.from,
+            running: self.running.load(Ordering::Relaxed),
+            succeeded,
+            failed,
+            tokens,
+        });
     }
 }
 

@@ -38,6 +38,15 @@ pub fn rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| format!("{text:?} is no rate between 0.001 and 1000000 requests a second"))
 }
 
+/// How many times as fast something goes.
+///
+/// # Errors
+/// A sentence that names the text and what is wrong with it.
+pub fn speed(text: &str) -> Result<f64, String> {
+    let speed = text.parse::<f64>().ok().filter(|speed| (1e-3..=1e3).contains(speed));
+    speed.ok_or_else(|| format!("{text:?} is not between 0.001 and 1000 times"))
+}
+
 /// How many tokens: always as many, or any number from the first to the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
@@ -96,6 +105,7 @@ mod tests {
         assert_eq!(rate("2.5"), Ok(2.5));
         for wrong in ["", "0", "-1", "inf", "NaN", "1e9"] {
             assert!(rate(wrong).unwrap_err().contains(wrong));
+            assert!(speed(wrong).unwrap_err().contains(wrong));
         }
     }
 

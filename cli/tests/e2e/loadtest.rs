@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use guildhall_testkit::cluster::{Cluster, demo, start_router};
+use guildhall_testkit::cluster::{Cluster, Up, demo, start_router};
 use guildhall_testkit::process::Process;
 use serde_json::Value;
 
@@ -144,4 +144,94 @@ async fn every_api_can_be_loaded_at_a_pace_and_failures_are_counted() {
     let mut nobody = loadtest("http://127.0.0.1:1", &[]);
     assert!(!nobody.wait().success());
     nobody.wait_for_log("guildhall: http://127.0.0.1:1: cannot connect");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_is_replayed_and_a_sweep_finds_what_is_borne() {
+    let router = start_router(&demo(), "bf16", 0, &[]);
+    let grpc = router.line_after("router listening on ");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (trace, result, report) = (file("trace.jsonl"), file("a.json"), file("a.html"));
+    let ours = "{\"at\": 10, \"prompt\": \"Once\", \"output_tokens\": 8}\n";
+    let mooncake =
+        "{\"timestamp\": 11000, \"input_length\": 40, \"output_length\": 8, \"hash_ids\": [1]}\n";
+    std::fs::write(&trace, ours.repeat(3) + mooncake).unwrap();
+    let first = ["loadtest", "--server", &grpc, "--warmup", "0s", "--json", &result];
+    let mut run = Process::start([&first[..], &["--trace", &trace, "--trace-speed", "4"]].concat());
+    assert!(run.wait().success(), "{}", run.log());
+    let found = json(result.as_ref());
+    check_numbers(&found);
+    assert_eq!(count(&found["requests"]["sent"]), 4);
+    // The last one is a second after the first in the trace, and a quarter of it in the run.
+    let seconds = found["throughput"]["seconds"].as_f64().unwrap();
+    assert!((0.25..5.0).contains(&seconds), "{seconds}");
+
+    // The second rate asks for far more tokens in a second than the machine can compute.
+    let rates = ["--sweep", "2:400:2", "--arrivals", "constant", "--duration", "2s"];
+    let answers = ["--output-tokens", "300", "--timeout", "3s", "--slo", "e2e:2s"];
+    let more = ["--report", &report, "--assert", "max_rate>=2,max_rate<=2"];
+    let mut run = Process::start([&first[..], &rates, &answers, &more].concat());
+    run.line_after("the highest rate that was borne: 2.0000 requests/s");
+    assert!(run.wait().success(), "{}", run.log());
+    let found = json(result.as_ref());
+    let levels = found["sweep"]["levels"].as_array().unwrap();
+    assert_eq!(levels.len(), 2);
+    assert!(levels[0]["saturated"].is_null() && levels[1]["saturated"].is_string(), "{levels:?}");
+    assert_eq!(count(&found["requests"]["sent"]), 3, "all else is of the level that was borne");
+    assert!(std::fs::read_to_string(&report).unwrap().contains(">knee</text>"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_under_load_fail_no_request_and_change_no_answer() {
+    let up = Up::start(&demo(), &[], &[]);
+    let control = up.control();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (result, report) = (file("a.json"), file("a.html"));
+    let faults = "kill:expert-node-1@1s+500ms,pause:expert-node-2@4s+1s,slow:expert-node-0@7s*5+1s";
+    let server = ["loadtest", "--server", &up.address, "--warmup", "0s", "--duration", "9s"];
+    let chaos = ["--chaos", faults, "--control", &control, "--concurrency", "8"];
+    let holds = ["--assert", "differing<=0,failed<=0,longest_gap<20s"];
+    let files = ["--json", &result, "--report", &report, "--output-tokens", "200"];
+    let mut run = Process::start([&server[..], &chaos, &holds, &files].concat());
+    run.line_after("holds: differing<=0, failed<=0, longest_gap<20s");
+    assert!(run.wait().success(), "{}", run.log());
+    let found = &json(result.as_ref())["chaos"];
+    assert!(count(&found["compared"]) > 8, "{found}");
+    let done = found["faults"].as_array().unwrap();
+    let names: Vec<&str> = done.iter().map(|fault| fault["fault"].as_str().unwrap()).collect();
+    assert_eq!(names.join(","), faults);
+    for (fault, (at, lasts)) in done.iter().zip([(1.0, 0.5), (4.0, 1.0), (7.0, 0.9)]) {
+        let time = |name: &str| fault[name].as_f64().unwrap_or_else(|| panic!("{name}: {fault}"));
+        assert!(time("at") >= at && time("over") >= time("at") + lasts, "{fault}");
+        assert!(fault["problem"].is_null(), "{fault}");
+    }
+    assert!(std::fs::read_to_string(&report).unwrap().contains(">kill:expert-node-1</text>"));
+
+    let refused = [
+        ("kill:expert-node-9@1s", "no node \"expert-node-9\", only expert-node-0, expert-node-1"),
+        ("kill:router@1s", "the router is never killed"),
+        ("etcd-down@1s+1s", "this cluster has no etcd: start it with up --etcd"),
+    ];
+    for (fault, why) in refused {
+        let more = ["--chaos", fault, "--control", &control];
+        let mut run = Process::start([&server[..], &more].concat());
+        assert!(!run.wait().success());
+        run.wait_for_log(why);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_of_the_cluster_goes_down_and_comes_back_unnoticed() {
+    let etcd = guildhall_testkit::etcd::program();
+    let up = Up::start(&demo(), &["--etcd", etcd.to_str().unwrap()], &[]);
+    let control = up.control();
+    let server = ["loadtest", "--server", &up.address, "--warmup", "0s", "--duration", "4s"];
+    let chaos = ["--chaos", "etcd-down@1s+1s", "--control", &control, "--concurrency", "4"];
+    let holds = ["--assert", "differing<=0,failed<=0"];
+    let mut run = Process::start([&server[..], &chaos, &holds].concat());
+    run.line_after("etcd-down@1s+1s: ");
+    run.line_after("holds: differing<=0, failed<=0");
+    assert!(run.wait().success(), "{}", run.log());
 }

@@ -185,6 +185,12 @@ impl Up {
         Self { process, address }
     }
 
+    /// Where faults are asked for; to be called once.
+    #[must_use]
+    pub fn control(&self) -> String {
+        self.process.line_after("control ")
+    }
+
     /// The id of the process that was started, whose children are the others.
     #[must_use]
     pub fn id(&self) -> u32 {

@@ -174,6 +174,12 @@ impl Drop for EtcdProcess {
     }
 }
 
+/// The program, for who starts it otherwise.
+#[must_use]
+pub fn program() -> PathBuf {
+    tool("etcd")
+}
+
 /// `make test` unpacks etcd under target/; elsewhere it is looked for in the path.
 fn tool(name: &str) -> PathBuf {
     let ours = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/etcd/usr/bin");

@@ -1,5 +1,6 @@
 //! A page with pictures: one HTML file that needs nothing else, for light and dark screens.
 
+use crate::chaos::Chaos;
 use crate::experts::Experts;
 use crate::results::Outcome;
 use svg::escape;
@@ -10,6 +11,7 @@ mod latency;
 mod timeline;
 mod balance;
 mod heatmap;
+mod sweep;
 
 const STYLE: &str = include_str!("style.css");
 /// No more moves are listed.
@@ -19,8 +21,14 @@ const SHOWN_REASONS: usize = 100;
 #[must_use]
 pub fn page(outcome: &Outcome) -> String {
     let mut body = verdict::headline(outcome);
+    if let Some(sweep) = &outcome.sweep {
+        body += &section("How much it bears", &sweep::chart(sweep));
+    }
     body += &section("How long requests took", &latency::chart(&outcome.latency));
     body += &section("What was served, second by second", &timeline::chart(outcome));
+    if let Some(chaos) = &outcome.chaos {
+        body += &section("What was done to the cluster", &faults(chaos));
+    }
     match &outcome.experts {
         Some(experts) => body += &of_experts(experts, timeline::end(outcome)),
         None => {
@@ -49,6 +57,34 @@ fn of_experts(experts: &Experts, end: f64) -> String {
     text += &section("Which nodes did the work", &balance::shares(experts, end));
     text += &section("How evenly the nodes were used", &balance::evenness(experts, end));
     text + &section("Why experts were moved", &reasons(experts))
+}
+
+fn faults(chaos: &Chaos) -> String {
+    let names = ["fault", "done at, s", "recovered after, ms", "longest gap, ms", "failed", ""];
+    let mut text = "<table>\n<tr>".to_owned();
+    for name in names {
+        text += &format!("<th scope=\"col\">{name}</th>");
+    }
+    text += "</tr>\n";
+    for fault in &chaos.faults {
+        let recovery =
+            fault.recovery_ms.map_or("not within the run".into(), |ms| format!("{ms:.0}"));
+        text += &format!(
+            "<tr><td>{}</td><td>{:.2}</td><td>{recovery}</td><td>{:.0}</td><td>{}</td><td>{}</td></tr>\n",
+            escape(&fault.fault),
+            fault.at,
+            fault.longest_gap_ms,
+            fault.failed,
+            escape(fault.problem.as_deref().unwrap_or_default())
+        );
+    }
+    let Chaos { compared, differing, quiet, .. } = chaos;
+    text + &format!(
+        "</table>\n<p class=\"note\">{compared} answers were compared with a quiet run of the same requests, {differing} \
+         differ. In that run p99 of the time between two parts of a stream was {:.1} ms; streams have recovered when for a \
+         second no more than a tenth more of their time lies in longer gaps.</p>",
+        quiet.itl_p99_ms
+    )
 }
 
 fn reasons(experts: &Experts) -> String {

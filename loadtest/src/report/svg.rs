@@ -113,13 +113,19 @@ impl Frame {
             axes += &line((x, y), self.at(self.x.1, value), "grid");
             axes += &text((x - 6.0, y + 4.0), "end", "", &number(value));
         }
+        axes += &self.x_axis(x_name);
+        axes + &text((self.margins[0], 12.0), "start", "strong", y_name)
+    }
+
+    /// The values from left to right, and what they are.
+    pub(super) fn x_axis(&self, name: &str) -> String {
+        let mut axis = String::new();
         let bottom = self.size.1 - self.margins[3];
         for value in ticks(self.x) {
             let (x, _) = self.at(value, self.y.0);
-            axes += &text((x, bottom + 16.0), "middle", "", &number(value));
+            axis += &text((x, bottom + 16.0), "middle", "", &number(value));
         }
-        axes += &text((self.size.0 - self.margins[2], bottom + 32.0), "end", "", x_name);
-        axes + &text((self.margins[0], 12.0), "start", "strong", y_name)
+        axis + &text((self.size.0 - self.margins[2], bottom + 32.0), "end", "", name)
     }
 
     /// A part of the time, over the whole height.

@@ -1,20 +1,48 @@
 //! Pages of runs that were made up.
 
 use super::*;
+use crate::chaos::{Chaos, Injected};
 use crate::experts::{Change, Evenness, Hot, Interval, LayerUse, Period, Rebalance, Said, Slice};
 use crate::results::{Percentiles, Requests, Second};
+use crate::sweep::{Level, Levels};
 
 fn outcome() -> Outcome {
     let mut outcome = Outcome {
         requests: Requests { sent: 300, succeeded: 300, ..Requests::default() },
         timeline: (0..4).map(second).collect(),
         experts: Some(experts()),
+        sweep: Some(sweep()),
+        chaos: Some(chaos()),
         ..Outcome::default()
     };
     outcome.settings.insert("server".into(), "unix:<b>\"x\"".into());
     let times = Percentiles { count: 300, p50_ms: 3.0, p99_ms: 40.0, max_ms: 1200.0, ..times() };
     outcome.latency.ttft = times;
     outcome
+}
+
+fn sweep() -> Levels {
+    let level = |rate: f64, ttft_p99_ms: f64, saturated: Option<&str>| Level {
+        rate,
+        offered: rate,
+        ttft_p99_ms,
+        saturated: saturated.map(Into::into),
+        ..Level::default()
+    };
+    let levels = vec![level(10.0, 20.0, None), level(20.0, 3000.0, Some("71 % <completed>"))];
+    Levels { levels, highest: Some(10.0), ended: "10 are borne & 20 are not".into() }
+}
+
+fn chaos() -> Chaos {
+    let fault = |fault: &str, recovery_ms| Injected {
+        fault: fault.into(),
+        at: 1.25,
+        recovery_ms,
+        problem: Some("<late>".into()),
+        ..Injected::default()
+    };
+    let faults = vec![fault("kill:<n>@1s", Some(321.0)), fault("pause:m@1s+2s", None)];
+    Chaos { faults, compared: 77, differing: 3, ..Chaos::default() }
 }
 
 fn times() -> Percentiles {
@@ -72,13 +100,21 @@ fn the_page_says_what_happened_and_shows_every_picture() {
         "Share of each node in the work over time",
         "Balancedness of the nodes over time",
         "load 3/1 on &lt;node&gt;",
+        "The highest rate that was borne is 10 requests a second",
+        "10 are borne &amp; 20 are not",
+        "71 % &lt;completed&gt;",
+        ">knee</text>",
+        ">kill:&lt;n&gt;</text>",
+        "<td>321</td>",
+        "not within the run",
+        "77 answers were compared",
         "before 0.60",
         "after 0.97",
     ] {
         assert!(page.contains(expected), "no {expected:?} in the page");
     }
     assert_eq!(page.matches("<svg").count(), page.matches("role=\"img\"").count());
-    assert!(page.matches("<svg").count() >= 6);
+    assert!(page.matches("<svg").count() >= 7);
 }
 
 #[test]

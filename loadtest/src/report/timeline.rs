@@ -31,6 +31,7 @@ pub(super) fn chart(outcome: &Outcome) -> String {
     content += &warm_up(&frame, outcome.throughput.from_seconds);
     let rebalances = outcome.experts.iter().flat_map(|experts| &experts.rebalances);
     content += &marks(&frame, rebalances);
+    content += &faults(&frame, outcome);
     let picture = picture(frame.size, "Tokens of each second of the run", &content);
     picture
         + "<p class=\"note\">Grey: the warm-up, which no number counts. Red at the bottom: requests failed.</p>"
@@ -41,6 +42,20 @@ fn warm_up(frame: &Frame, seconds: f64) -> String {
         return String::new();
     }
     frame.span(0.0, seconds, "warm-up", "warm-up")
+}
+
+/// What was done to the cluster: a line at its beginning, and a band until streams flowed again.
+fn faults(frame: &Frame, outcome: &Outcome) -> String {
+    let mut marks = String::new();
+    for fault in outcome.chaos.iter().flat_map(|chaos| &chaos.faults) {
+        let recovered = fault.recovery_ms.map_or(frame.x.1, |ms| fault.at + ms / 1e3);
+        marks += &frame.span(fault.at, recovered, "fault", &fault.describe());
+        let (x, bottom) = frame.at(fault.at, frame.y.0);
+        marks += &super::svg::line((x, frame.margins[1]), (x, bottom), "fault-mark");
+        let name = fault.fault.split('@').next().unwrap_or_default();
+        marks += &text((x + 4.0, frame.margins[1] + 10.0), "start", "fault-name", name);
+    }
+    marks
 }
 
 /// Where the placement changed: a line at its beginning, and a band until its end.

@@ -1,7 +1,9 @@
 //! The page that a terminal shows at the end.
 
 use super::Outcome;
+use crate::chaos::Chaos;
 use crate::experts::Experts;
+use crate::sweep::Levels;
 
 /// No more hot experts are named.
 const SHOWN_HOT: usize = 8;
@@ -11,6 +13,53 @@ const SHOWN_REASONS: usize = 10;
 /// A page about a run.
 #[must_use]
 pub fn describe(outcome: &Outcome) -> String {
+    let mut text = outcome.sweep.as_ref().map(describe_levels).unwrap_or_default();
+    text += &describe_requests(outcome);
+    text += &describe_latency(outcome);
+    text += &outcome.chaos.as_ref().map(describe_chaos).unwrap_or_default();
+    if let Some(experts) = &outcome.experts {
+        text += &describe_experts(experts);
+    }
+    for warning in &outcome.warnings {
+        text += &format!("\nwarning: {warning}\n");
+    }
+    text
+}
+
+/// A line for each level of a sweep; rates in requests a second, times in milliseconds.
+fn describe_levels(sweep: &Levels) -> String {
+    let names = [
+        "rate",
+        "offered",
+        "completed",
+        "goodput",
+        "tokens/s",
+        "ttft p50",
+        "ttft p99",
+        "tpot p50",
+        "tpot p99",
+    ];
+    let mut text = "\n".to_owned();
+    for name in names {
+        text += &format!("{name:>9} ");
+    }
+    for level in &sweep.levels {
+        text += "\n";
+        let cells = level.cells();
+        for cell in &cells[..names.len()] {
+            text += &format!("{cell:>9} ");
+        }
+        text += &format!(" {}", cells[names.len()]);
+        text.truncate(text.trim_end().len());
+    }
+    text += &match sweep.highest {
+        Some(highest) => format!("\nthe highest rate that was borne: {highest:.4} requests/s"),
+        None => "\nno rate was borne".into(),
+    };
+    text + &format!(" ({})\n", sweep.ended)
+}
+
+fn describe_requests(outcome: &Outcome) -> String {
     let (requests, throughput) = (&outcome.requests, &outcome.throughput);
     let mut text = format!(
         "\n{} requests in {:.1} s after {:.1} s of warm-up: {} succeeded, {} failed\n",
@@ -39,7 +88,11 @@ pub fn describe(outcome: &Outcome) -> String {
             goodput.share * 100.0
         );
     }
-    text += &format!(
+    text
+}
+
+fn describe_latency(outcome: &Outcome) -> String {
+    let mut text = format!(
         "\n{:<24}{:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
         "milliseconds", "p50", "p90", "p95", "p99", "p99.9", "max"
     );
@@ -51,13 +104,24 @@ pub fn describe(outcome: &Outcome) -> String {
         text.truncate(text.trim_end().len());
         text.push('\n');
     }
-    if let Some(experts) = &outcome.experts {
-        text += &describe_experts(experts);
-    }
-    for warning in &outcome.warnings {
-        text += &format!("\nwarning: {warning}\n");
-    }
     text
+}
+
+fn describe_chaos(chaos: &Chaos) -> String {
+    let quiet = &chaos.quiet;
+    let mut text = format!(
+        "\nfaults (a quiet run of the same requests: {:.0} tokens/s, p99 of ITL {:.1} ms)\n",
+        quiet.tokens_per_second, quiet.itl_p99_ms
+    );
+    for fault in &chaos.faults {
+        text += &format!("  {}\n", fault.describe());
+    }
+    let Chaos { compared, differing, differing_requests, .. } = chaos;
+    text += &format!("  {compared} answers compared with the quiet run, {differing} differ");
+    if !differing_requests.is_empty() {
+        text += &format!(" (requests {differing_requests:?})");
+    }
+    text + "\n"
 }
 
 fn describe_experts(experts: &Experts) -> String {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chaos::Chaos;
 use crate::experts::Experts;
+use crate::sweep::Levels;
 
 pub use percentiles::{Latencies, Percentiles};
 pub use slo::Slo;
@@ -39,6 +41,12 @@ pub struct Outcome {
     pub timeline: Vec<Second>,
     /// If there was an admin API to ask.
     pub experts: Option<Experts>,
+    /// If several rates were tried; all else is of the highest that was borne, or of the first.
+    #[serde(default)]
+    pub sweep: Option<Levels>,
+    /// If there were faults; all else is of the run that had them.
+    #[serde(default)]
+    pub chaos: Option<Chaos>,
     /// What makes the numbers doubtful, a sentence each.
     pub warnings: Vec<String>,
 }

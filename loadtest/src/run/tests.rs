@@ -6,7 +6,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::*;
-use crate::schedule::{Pace, Process, Prompts, Skew};
+use crate::schedule::Planned;
+use crate::schedule::{Arrivals, Drawn, Pace, Process, Prompts, Skew};
+use crate::target::{Failure, Heard};
 use crate::units::Count;
 
 /// Answers each request after some time, one after the other, as a server that is too slow does.
@@ -24,7 +26,7 @@ impl Target for OneByOne {
         async move {
             let _busy = self.busy.lock().await;
             tokio::time::sleep(self.takes).await;
-            heard.tokens(planned.output_tokens as usize);
+            heard.token_ids(&vec![7; planned.output_tokens as usize]);
             Ok(())
         }
         .boxed()
@@ -32,14 +34,14 @@ impl Target for OneByOne {
 }
 
 fn load(arrivals: Arrivals) -> Load {
-    Load {
+    Load::Drawn(Drawn {
         arrivals,
         prompts: Prompts::DemoKinds,
         skew: Skew::Natural,
         skew_period: 10,
         output_tokens: Count { from: 2, to: 2 },
         seed: 1,
-    }
+    })
 }
 
 /// The requests that were sent, by number.
@@ -51,9 +53,10 @@ async fn sent(load: Load, at_once: usize, requests: u64) -> BTreeMap<u64, Record
         began: Instant::now(),
         timeout: Duration::from_secs(60),
         records,
+        running: Arc::default(),
     };
     let plan = Plan {
-        arrivals: load.arrivals,
+        open: load.is_open(),
         schedule: Schedule::new(load),
         at_once,
         until: Duration::MAX,
@@ -98,7 +101,8 @@ async fn a_request_without_an_end_times_out() {
     let target = OneByOne { takes: Duration::from_secs(60), busy: tokio::sync::Mutex::new(()) };
     let (records, mut received) = mpsc::channel(1);
     let timeout = Duration::from_millis(10);
-    let sender = Sender { target: Arc::new(target), began: Instant::now(), timeout, records };
+    let (target, began, running) = (Arc::new(target), Instant::now(), Arc::default());
+    let sender = Sender { target, began, timeout, records, running };
     let planned = Schedule::new(load(Arrivals::Closed)).next().unwrap();
     sender.ask(&planned, None).await;
     assert_eq!(received.recv().await.unwrap().failure.unwrap().code, "timeout");

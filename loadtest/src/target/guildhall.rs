@@ -44,7 +44,7 @@ impl Guildhall {
         let mut finished = false;
         while let Some(part) = stream.message().await? {
             for choice in part.choices {
-                heard.tokens(choice.token_ids.len());
+                heard.token_ids(&choice.token_ids);
                 finished |= choice.finish_reason() != v1::FinishReason::Unspecified;
             }
             if let Some(usage) = part.usage {

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::Error;
 use crate::schedule::Planned;
 
@@ -89,10 +91,14 @@ impl Failure {
     }
 }
 
+/// The SHA-256 of the tokens of an answer, or of its text where the server says no tokens.
+pub(crate) type Digest = [u8; 32];
+
 /// What has been heard of one answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Heard {
     began: Instant,
+    content: Sha256,
     /// When tokens came, from the beginning of the run, and how many.
     pub(crate) parts: Vec<(Duration, u32)>,
     /// In the server's count, where it gives one.
@@ -111,11 +117,29 @@ pub(crate) struct Usage {
 impl Heard {
     /// Nothing yet, in a run that began then.
     pub(crate) fn new(began: Instant) -> Self {
-        Self { began, parts: Vec::new(), usage: Usage::default() }
+        Self { began, content: Sha256::new(), parts: Vec::new(), usage: Usage::default() }
     }
 
-    /// These many tokens came just now.
-    pub(crate) fn tokens(&mut self, count: usize) {
+    /// These tokens came just now.
+    pub(crate) fn token_ids(&mut self, ids: &[u32]) {
+        for id in ids {
+            self.content.update(id.to_le_bytes());
+        }
+        self.tokens(ids.len());
+    }
+
+    /// This text came just now, and counts as a token if there is any.
+    pub(crate) fn text(&mut self, text: &str) {
+        self.content.update(text);
+        self.tokens(usize::from(!text.is_empty()));
+    }
+
+    /// Of all that came.
+    pub(crate) fn digest(&self) -> Digest {
+        self.content.clone().finalize().into()
+    }
+
+    fn tokens(&mut self, count: usize) {
         if count > 0 {
             let count = u32::try_from(count).unwrap_or(u32::MAX);
             self.parts.push((self.began.elapsed(), count));

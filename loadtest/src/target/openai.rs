@@ -173,8 +173,10 @@ fn hear(event: &str, heard: &mut Heard) -> Result<(), Failure> {
         return Err(Failure::new(code.as_deref().unwrap_or("error event"), error));
     }
     for choice in event.choices {
-        let one = usize::from(!choice.text.is_empty());
-        heard.tokens(choice.token_ids.map_or(one, |ids| ids.len()));
+        match choice.token_ids {
+            Some(ids) => heard.token_ids(&ids),
+            None => heard.text(&choice.text),
+        }
     }
     if let Some(usage) = event.usage {
         let cached = usage.prompt_tokens_details.and_then(|details| details.cached_tokens);
@@ -220,6 +222,10 @@ mod tests {
         let empty = r#"{"choices": [{"text": "", "finish_reason": "length"}]}"#;
         let counts = |events| heard(events).0.parts.iter().map(|part| part.1).collect::<Vec<_>>();
         assert_eq!(counts(&[with_ids, without, empty]), [2, 1]);
+        let cut = [r#"{"choices": [{"text": "ab"}]}"#, r#"{"choices": [{"text": "c"}]}"#];
+        let whole = r#"{"choices": [{"text": "abc"}]}"#;
+        assert_eq!(heard(&cut).0.digest(), heard(&[whole]).0.digest());
+        assert_ne!(heard(&cut).0.digest(), heard(&cut[..1]).0.digest());
     }
 
     #[test]

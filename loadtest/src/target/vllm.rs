@@ -59,7 +59,7 @@ impl Vllm {
         let mut finish_reason = String::new();
         while let Some(part) = stream.message().await? {
             match part.response {
-                Some(Response::Chunk(chunk)) => heard.tokens(chunk.token_ids.len()),
+                Some(Response::Chunk(chunk)) => heard.token_ids(&chunk.token_ids),
                 Some(Response::Complete(complete)) => {
                     heard.usage = Usage {
                         prompt: complete.prompt_tokens,
