@@ -90,6 +90,7 @@ bench: target/tools/bin/protox target/etcd ## Kernels, round trips and tokens pe
 	cargo bench --package guildhall-cli --bench weights
 	cargo bench --package guildhall-cli --bench start_up
 	cargo bench --package guildhall-cli --bench serving
+	cargo bench --package guildhall-cli --bench telemetry_cost
 	cargo bench --package guildhall-cli --bench failover
 	cargo bench --package guildhall-cli --bench control_plane
 

@@ -1,12 +1,13 @@
 //! The command line: subcommands, flags, and the environment variables behind them.
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use guildhall_expert_node::ExpertNodeConfig;
-use guildhall_loadtest::LoadtestConfig;
+use guildhall_loadtest::{LoadtestConfig, Screen};
 use guildhall_router::{ExpertsMode, RouterConfig, WeightFormat};
 use guildhall_telemetry::{LogFormat, OtlpConfig};
 
@@ -94,6 +95,20 @@ pub(crate) enum LoadtestCommand {
         /// What it wrote of the second.
         second: PathBuf,
     },
+}
+
+/// Columns of a terminal that does not say: it clips what is wider.
+const MOST_COLUMNS: usize = 160;
+
+/// What standard error can show; absent where it is no terminal. NO_COLOR (any text) leaves colours out.
+pub(crate) fn terminal() -> Option<Screen> {
+    if !std::io::stderr().is_terminal() {
+        return None;
+    }
+    let columns = std::env::var("COLUMNS").ok();
+    let width = columns.and_then(|columns| columns.parse().ok()).unwrap_or(MOST_COLUMNS);
+    let colours = std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty());
+    Some(Screen { width, colours })
 }
 
 /// How to reach the admin API of a router; any router of the cluster will do.

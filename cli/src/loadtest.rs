@@ -1,13 +1,13 @@
-//! Runs a load test: progress on standard error, the page at the end on standard output, files on request.
+//! Runs a load test: progress on standard error (drawn anew each second on a terminal), the page at the end on standard output, files on request.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use guildhall_loadtest::results::{Outcome, console, files};
-use guildhall_loadtest::{LoadtestConfig, Progress, compare, report};
+use guildhall_loadtest::{LoadtestConfig, Progress, Screen, compare, report};
 
-use crate::config::{LoadtestCommand, LoadtestOptions};
+use crate::config::{LoadtestCommand, LoadtestOptions, terminal};
 use crate::shutdown;
 
 /// Time between two lines about the progress where they are not written over.
@@ -25,9 +25,8 @@ pub(crate) async fn run(options: LoadtestOptions) -> anyhow::Result<()> {
 
 async fn load(config: &LoadtestConfig) -> anyhow::Result<()> {
     let stop = shutdown::on_signal(false)?;
-    let mut shown = Shown::default();
+    let mut shown = Shown { screen: terminal(), last: None, lines: 0 };
     let outcome = guildhall_loadtest::run(config, stop, |progress| shown.show(&progress)).await?;
-    shown.end();
     print(&console::describe(&outcome))?;
     if let Some(path) = &config.json {
         files::write(path, &outcome)?;
@@ -54,34 +53,41 @@ fn verdict(config: &LoadtestConfig, outcome: &Outcome) -> anyhow::Result<()> {
 }
 
 /// What is on standard error of the progress.
-#[derive(Default)]
 struct Shown {
+    /// Absent where it is no terminal.
+    screen: Option<Screen>,
     /// When a line was last written.
     last: Option<Duration>,
+    /// Lines that are written over by the next ones.
+    lines: usize,
 }
 
 impl Shown {
     fn show(&mut self, progress: &Progress) {
-        let terminal = std::io::stderr().is_terminal();
-        let soon = |last: Duration| progress.elapsed < last + LINE_EVERY;
-        if !terminal && self.last.is_some_and(soon) {
-            return;
+        match self.screen {
+            Some(screen) => self.draw(progress, screen),
+            None => self.write(progress),
         }
-        self.last = Some(progress.elapsed);
-        let Progress { leg, elapsed, warming_up, running, succeeded, failed, tokens } = progress;
-        let phase = if *warming_up { "warming up" } else { "measuring" };
-        let line = format!(
-            "{:>6.0} s  {phase:<10}  {leg}{}{running} running, {succeeded} succeeded, {failed} failed, {tokens} tokens",
-            elapsed.as_secs_f64(),
-            if leg.is_empty() { "" } else { "  " },
-        );
-        let (before, after) = if terminal { ("\r\x1b[2K", "") } else { ("", "\n") };
-        write_error(&format!("{before}{line}{after}"));
     }
 
-    fn end(&self) {
-        if self.last.is_some() && std::io::stderr().is_terminal() {
-            write_error("\n");
+    fn draw(&mut self, progress: &Progress, screen: Screen) {
+        // Up to where it began, and everything from there on is cleared.
+        let back = match self.lines {
+            0 => String::new(),
+            lines => format!("\x1b[{lines}A\r\x1b[0J"),
+        };
+        let drawn = progress.draw(screen);
+        self.lines = drawn.lines().count();
+        // Lines that are too wide are clipped, and do not become two.
+        write_error(&format!("{back}\x1b[?7l{drawn}\x1b[?7h"));
+    }
+
+    fn write(&mut self, progress: &Progress) {
+        // A run after another one begins at 0 again.
+        let soon = |last: Duration| (last..last + LINE_EVERY).contains(&progress.elapsed);
+        if !self.last.is_some_and(soon) {
+            self.last = Some(progress.elapsed);
+            write_error(&(progress.line() + "\n"));
         }
     }
 }

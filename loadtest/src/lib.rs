@@ -2,7 +2,8 @@
 
 pub use config::LoadtestConfig;
 pub use error::Error;
-pub use run::{Progress, run};
+pub use live::{Progress, Screen};
+pub use run::run;
 
 mod config;
 pub mod units;
@@ -10,6 +11,7 @@ mod error;
 pub mod schedule;
 pub mod target;
 mod run;
+mod live;
 pub mod sweep;
 pub mod chaos;
 pub mod results;

@@ -1,21 +1,22 @@
 //! Loads a server, watches the experts meanwhile, and adds everything up: once, or several times for a comparison.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::chaos::{Done, Injector, Kept};
 use crate::config::LoadtestConfig;
-use crate::experts::Sampler;
+use crate::experts::{Experts, Sampler, Strip};
+use crate::live::Progress;
 use crate::results::csv::Csv;
-use crate::results::{Outcome, Record, Tally, Window};
+use crate::results::{Outcome, Recent, Record, Tally, Window};
 use crate::schedule::{Load, Schedule};
 use crate::target::Target;
 use crate::{Error, chaos, sweep};
-use sending::{Plan, Sender, send};
+use sending::{Meters, Plan, Sender, send};
 
 mod sending;
 
@@ -23,25 +24,6 @@ mod sending;
 const RECORDS: usize = 1024;
 /// Time between two looks at the progress.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// How far a run is.
-#[derive(Clone, Debug)]
-pub struct Progress {
-    /// What is being run, where there are several runs.
-    pub leg: String,
-    /// Since its start.
-    pub elapsed: Duration,
-    /// Whether it still warms up.
-    pub warming_up: bool,
-    /// Requests that are sent and have not ended.
-    pub running: usize,
-    /// Whole answers so far.
-    pub succeeded: u64,
-    /// Failed requests so far.
-    pub failed: u64,
-    /// Tokens of the answers that have ended.
-    pub tokens: u64,
-}
 
 /// Runs a load test, until its end or until it is stopped; what has been measured by then counts.
 ///
@@ -109,21 +91,16 @@ impl Session<'_> {
     pub(crate) async fn measure(&mut self, mut leg: Leg) -> Result<Measured, Error> {
         let began = Instant::now();
         let sampling = CancellationToken::new();
-        let sampler = match self.config.watch() {
-            Some(watch) => {
-                let sampler = Sampler::connect(watch, began).await?;
-                Some(tokio::spawn(sampler.run(sampling.clone())))
-            }
-            None => None,
-        };
-        let running = Arc::new(AtomicUsize::new(0));
+        let sampler = self.sampler(began, sampling.clone()).await?;
+        let (sampler, strips) = sampler.unzip();
+        let meters = Arc::new(Meters::default());
         let (records, received) = mpsc::channel(RECORDS);
         let sender = Sender {
             target: Arc::clone(&self.target),
             began,
             timeout: self.config.timeout,
             records,
-            running: Arc::clone(&running),
+            meters: Arc::clone(&meters),
         };
         let ended = CancellationToken::new();
         let injector = leg.injector.take();
@@ -131,8 +108,9 @@ impl Session<'_> {
         let sending = tokio::spawn(send(sender, self.plan(&leg), self.stop.clone()));
         let window = self.config.window();
         let tally = Tally::new(window, self.config.slo);
-        let added =
-            Adding { session: self, leg, window, began, running, tally }.add(received).await;
+        let watched = Watched { meters, strips, recent: Recent::new() };
+        let added = Adding { session: self, leg, window, began, watched, tally };
+        let added = added.add(received).await;
         let sent = sending.await;
         sampling.cancel();
         ended.cancel();
@@ -148,6 +126,18 @@ impl Session<'_> {
             outcome.warnings.push("the client failed; not all requests were sent".into());
         }
         Ok(Measured { outcome, kept, done })
+    }
+
+    /// Watches the experts, if there is an admin API to ask; also gives where the last interval is seen.
+    async fn sampler(
+        &self,
+        began: Instant,
+        stop: CancellationToken,
+    ) -> Result<Option<(JoinHandle<Experts>, watch::Receiver<Option<Strip>>)>, Error> {
+        let Some(watch) = self.config.watch() else { return Ok(None) };
+        let sampler = Sampler::connect(watch, began).await?;
+        let strips = sampler.strips();
+        Ok(Some((tokio::spawn(sampler.run(stop)), strips)))
     }
 
     fn plan(&self, leg: &Leg) -> Plan {
@@ -169,8 +159,15 @@ struct Adding<'a, 'b> {
     leg: Leg,
     window: Window,
     began: Instant,
-    running: Arc<AtomicUsize>,
+    watched: Watched,
     tally: Tally,
+}
+
+/// What is there to see while it runs.
+struct Watched {
+    meters: Arc<Meters>,
+    strips: Option<watch::Receiver<Option<Strip>>>,
+    recent: Recent,
 }
 
 impl Adding<'_, '_> {
@@ -192,6 +189,7 @@ impl Adding<'_, '_> {
             if let Some(kept) = &mut self.leg.kept {
                 kept.add(&record);
             }
+            self.watched.recent.add(&record);
             self.tally.add(&record, kind);
         }
         if let Some(csv) = self.leg.csv {
@@ -202,16 +200,24 @@ impl Adding<'_, '_> {
     }
 
     fn look(&mut self) {
-        let (succeeded, failed, tokens) = self.tally.so_far();
+        let (succeeded, failed) = self.tally.so_far();
         let elapsed = self.began.elapsed();
+        let Watched { meters, strips, recent } = &mut self.watched;
+        let (running, tokens) = meters.now();
+        let (ttft, itl) = recent.times(elapsed);
         (self.session.progress)(Progress {
             leg: self.leg.name.clone(),
             elapsed,
+            total: self.window.to,
             warming_up: elapsed < self.window.from,
-            running: self.running.load(Ordering::Relaxed),
+            running,
             succeeded,
             failed,
             tokens,
+            rates: recent.rates(elapsed, tokens),
+            ttft,
+            itl,
+            strip: strips.as_ref().and_then(|strips| strips.borrow().clone()),
         });
     }
 }

@@ -75,14 +75,7 @@ impl Collector {
                 let (mut reader, mut writer) =
                     (BufReader::new(stream.try_clone().unwrap()), stream);
                 while let Some((path, body)) = read_request(&mut reader) {
-                    match path.as_str() {
-                        "/v1/traces" => {
-                            keeps.keep(ExportTraceServiceRequest::decode(&body[..]).unwrap())
-                        }
-                        "/v1/metrics" => keeps
-                            .keep_metrics(ExportMetricsServiceRequest::decode(&body[..]).unwrap()),
-                        other => panic!("nobody should ask for {other}"),
-                    }
+                    keeps.keep_body(&path, &body);
                     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\n";
                     writer
                         .write_all(format!("{head}content-length: 0\r\n\r\n").as_bytes())
@@ -131,6 +124,14 @@ fn read_request(reader: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
 }
 
 impl Kept {
+    fn keep_body(&self, path: &str, body: &[u8]) {
+        match path {
+            "/v1/traces" => self.keep(ExportTraceServiceRequest::decode(body).unwrap()),
+            "/v1/metrics" => self.keep_metrics(ExportMetricsServiceRequest::decode(body).unwrap()),
+            other => panic!("nobody should ask for {other}"),
+        }
+    }
+
     fn keep(&self, request: ExportTraceServiceRequest) {
         let mut kept = self.spans.lock().unwrap();
         for of in request.resource_spans {

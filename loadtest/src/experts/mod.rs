@@ -7,12 +7,14 @@ pub use evenness::{Evenness, Hot, LayerUse, Period};
 pub use rebalances::{Change, Rebalance};
 pub(crate) use sampler::{Sampler, Watch};
 pub use series::{Interval, Slice};
+pub use strip::Strip;
 
 mod sampler;
 mod series;
 mod evenness;
 mod rebalances;
 mod summary;
+mod strip;
 
 /// What the samples of a run come to. Times are seconds from the start of the run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

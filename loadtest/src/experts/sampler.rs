@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use guildhall_proto::v1;
 use guildhall_proto::v1::admin_client::AdminClient;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use super::series::{Sample, Series};
 use super::summary::{Talk, summary};
-use super::{Experts, Said};
+use super::{Experts, Said, Strip};
 use crate::Error;
 use crate::target::{Failure, grpc};
 
@@ -38,6 +39,8 @@ pub(crate) struct Sampler {
     talk: Talk,
     /// What the balancer gave as reasons when it was last asked.
     reasons: Option<Vec<String>>,
+    /// The last interval in short, for who watches.
+    strip: watch::Sender<Option<Strip>>,
 }
 
 impl Sampler {
@@ -50,13 +53,19 @@ impl Sampler {
         let channel = grpc::connect(&address).await?;
         let client = AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let (series, talk) = (Series::default(), Talk::default());
-        let mut sampler = Self { client, watch, began, series, talk, reasons: None };
+        let strip = watch::Sender::new(None);
+        let mut sampler = Self { client, watch, began, series, talk, reasons: None, strip };
         let first = sampler.sample().await;
         first.map_err(|Failure { code, message }| {
             let what = format!("asking for the use of experts: {code}: {message}");
             Error::Unreachable { address, what }
         })?;
         Ok(sampler)
+    }
+
+    /// Where the last interval is seen.
+    pub(crate) fn strips(&self) -> watch::Receiver<Option<Strip>> {
+        self.strip.subscribe()
     }
 
     /// Takes samples until it is stopped, and then a last one. What cannot be had is counted.
@@ -84,6 +93,7 @@ impl Sampler {
         let request = grpc::with_key(v1::GetClusterRequest {}, key)?;
         let cluster = self.client.get_cluster(request).await?.into_inner();
         self.series.push(from_wire(at, experts));
+        self.strip.send_replace(self.series.intervals().last().and_then(Strip::of));
         if let Some(balance) = cluster.balance {
             self.hear(at, balance);
         }

@@ -9,12 +9,14 @@ use crate::experts::Experts;
 use crate::sweep::Levels;
 
 pub use percentiles::{Latencies, Percentiles};
+pub(crate) use recent::Recent;
 pub use slo::Slo;
 pub(crate) use tally::{Record, Tally, Window};
 
 mod percentiles;
 mod slo;
 mod tally;
+mod recent;
 pub mod console;
 pub mod csv;
 pub mod files;

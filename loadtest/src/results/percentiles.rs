@@ -74,6 +74,10 @@ impl Times {
         self.0.saturating_record(micros);
     }
 
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("all have the same bounds");
+    }
+
     pub(super) fn percentiles(&self) -> Percentiles {
         let times = &self.0;
         if times.is_empty() {

@@ -1,6 +1,6 @@
 //! Sends requests as a schedule says, and says how each went.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,19 +33,34 @@ pub(super) struct Sender {
     pub(super) began: Instant,
     pub(super) timeout: Duration,
     pub(super) records: mpsc::Sender<Record>,
+    pub(super) meters: Arc<Meters>,
+}
+
+/// What passes while requests run, for who watches.
+#[derive(Debug, Default)]
+pub(super) struct Meters {
     /// Requests that are sent and have not ended.
-    pub(super) running: Arc<AtomicUsize>,
+    running: AtomicUsize,
+    /// Tokens that came.
+    tokens: Arc<AtomicU64>,
+}
+
+impl Meters {
+    /// Running requests, and tokens so far.
+    pub(super) fn now(&self) -> (usize, u64) {
+        (self.running.load(Ordering::Relaxed), self.tokens.load(Ordering::Relaxed))
+    }
 }
 
 impl Sender {
     /// Sends one request, and says whether it succeeded. `intended` is when it was to be sent; absent: now.
     pub(super) async fn ask(&self, planned: &Planned, intended: Option<Duration>) -> bool {
         let sent = self.began.elapsed();
-        let mut heard = Heard::new(self.began);
-        self.running.fetch_add(1, Ordering::Relaxed);
+        let mut heard = Heard::counted(self.began, Arc::clone(&self.meters.tokens));
+        self.meters.running.fetch_add(1, Ordering::Relaxed);
         let asked = self.target.ask(planned, &mut heard);
         let result = tokio::time::timeout(self.timeout, asked).await;
-        self.running.fetch_sub(1, Ordering::Relaxed);
+        self.meters.running.fetch_sub(1, Ordering::Relaxed);
         let failure = match result {
             Ok(result) => result.err(),
             Err(_) => {

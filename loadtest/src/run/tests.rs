@@ -53,7 +53,7 @@ async fn sent(load: Load, at_once: usize, requests: u64) -> BTreeMap<u64, Record
         began: Instant::now(),
         timeout: Duration::from_secs(60),
         records,
-        running: Arc::default(),
+        meters: Arc::default(),
     };
     let plan = Plan {
         open: load.is_open(),
@@ -101,8 +101,8 @@ async fn a_request_without_an_end_times_out() {
     let target = OneByOne { takes: Duration::from_secs(60), busy: tokio::sync::Mutex::new(()) };
     let (records, mut received) = mpsc::channel(1);
     let timeout = Duration::from_millis(10);
-    let (target, began, running) = (Arc::new(target), Instant::now(), Arc::default());
-    let sender = Sender { target, began, timeout, records, running };
+    let (target, began, meters) = (Arc::new(target), Instant::now(), Arc::default());
+    let sender = Sender { target, began, timeout, records, meters };
     let planned = Schedule::new(load(Arrivals::Closed)).next().unwrap();
     sender.ask(&planned, None).await;
     assert_eq!(received.recv().await.unwrap().failure.unwrap().code, "timeout");

@@ -1,5 +1,7 @@
 //! Whom the requests go to, and what is heard of the answers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -99,6 +101,8 @@ pub(crate) type Digest = [u8; 32];
 pub(crate) struct Heard {
     began: Instant,
     content: Sha256,
+    /// Of all answers, for who watches.
+    all_tokens: Arc<AtomicU64>,
     /// When tokens came, from the beginning of the run, and how many.
     pub(crate) parts: Vec<(Duration, u32)>,
     /// In the server's count, where it gives one.
@@ -116,8 +120,15 @@ pub(crate) struct Usage {
 
 impl Heard {
     /// Nothing yet, in a run that began then.
+    #[cfg(test)]
     pub(crate) fn new(began: Instant) -> Self {
-        Self { began, content: Sha256::new(), parts: Vec::new(), usage: Usage::default() }
+        Self::counted(began, Arc::default())
+    }
+
+    /// Nothing yet, in a run that began then and counts the tokens of all answers there.
+    pub(crate) fn counted(began: Instant, all_tokens: Arc<AtomicU64>) -> Self {
+        let (content, usage) = (Sha256::new(), Usage::default());
+        Self { began, content, all_tokens, parts: Vec::new(), usage }
     }
 
     /// These tokens came just now.
@@ -143,6 +154,7 @@ impl Heard {
         if count > 0 {
             let count = u32::try_from(count).unwrap_or(u32::MAX);
             self.parts.push((self.began.elapsed(), count));
+            self.all_tokens.fetch_add(u64::from(count), Ordering::Relaxed);
         }
     }
 
