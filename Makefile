@@ -93,6 +93,7 @@ bench: target/tools/bin/protox target/etcd ## Kernels, round trips and tokens pe
 	cargo bench --package guildhall-cli --bench telemetry_cost
 	cargo bench --package guildhall-cli --bench failover
 	cargo bench --package guildhall-cli --bench control_plane
+	cargo bench --package guildhall-loadtest --bench client_cost
 
 # The variables are paths; whichever are given are measured. BENCHMARKS.md says how they were built.
 bench-peers: target/tools/bin/protox ## Guildhall beside LLAMA_CPP=, IK_LLAMA_CPP= (folders of programs), TRANSFORMERS_PYTHON=

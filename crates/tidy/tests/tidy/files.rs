@@ -121,6 +121,7 @@ fn wire_types_stop_at_the_api_the_transport_and_the_store() {
             "crates/tidy/",
             "loadtest/src/target/",
             "loadtest/src/experts/sampler.rs",
+            "loadtest/benches/",
             "cli/",
         ];
         assert!(allowed.iter().any(|place| name.starts_with(place)), "{name} uses wire types");
