@@ -26,6 +26,34 @@ pub(crate) fn value(page: &str, name: &str) -> f64 {
     line.unwrap_or_else(|| panic!("{name} is not in\n{page}")).trim().parse().unwrap()
 }
 
+/// What the two requests needed of the nodes.
+fn check_calls(page: &str) {
+    // 40 tokens of a prompt, 8 of the same one of which 32 were found, 9 of each answer; two experts for each.
+    let tokens = f64::from(40 + 8 + 2 * 9);
+    for layer in 0..4 {
+        let of_layer = |name: &str| -> f64 {
+            let on = |node| {
+                format!("guildhall_expert_{name}_total{{node=\"{node}\",layer=\"{layer}\"}}")
+            };
+            ["node-0", "node-1"].map(|node| value(page, &on(node))).iter().sum()
+        };
+        assert!((of_layer("pairs") - 2.0 * tokens).abs() < 1e-9, "{}", of_layer("pairs"));
+        assert!(of_layer("tokens") >= tokens && of_layer("tokens") <= of_layer("pairs"));
+        assert!(of_layer("distinct") > 0.0 && of_layer("distinct") <= of_layer("pairs"));
+    }
+    let bytes = |direction: &str| -> f64 {
+        let of = |node| {
+            format!(
+                "guildhall_expert_call_bytes_total{{node=\"{node}\",direction=\"{direction}\"}}"
+            )
+        };
+        ["node-0", "node-1"].map(|node| value(page, &of(node))).iter().sum()
+    };
+    let row = 2.0 * 192.0;
+    assert!((bytes("back") - 4.0 * 2.0 * tokens * row).abs() < 1e-9, "a row for each pair");
+    assert!(bytes("out") >= 4.0 * tokens * row && bytes("out") <= bytes("back"));
+}
+
 #[tokio::test]
 async fn requests_and_calls_are_counted_and_timed() {
     let cluster = Cluster::start_with(&demo(), "bf16", 2, &["--probe", "127.0.0.1:0"], &ADMIN);
@@ -68,30 +96,7 @@ async fn requests_and_calls_are_counted_and_timed() {
         assert_eq!(calls("queue").to_bits(), calls("compute").to_bits());
         assert_eq!(calls("queue").to_bits(), calls("network").to_bits());
     }
-    // 40 tokens and 24, of which 32 were found, and 9 more of each answer; two experts for each.
-    let tokens = f64::from(40 + 8 + 2 * 9);
-    for layer in 0..4 {
-        let of_layer = |name: &str| -> f64 {
-            let on = |node| {
-                format!("guildhall_expert_{name}_total{{node=\"{node}\",layer=\"{layer}\"}}")
-            };
-            ["node-0", "node-1"].map(|node| value(&page, &on(node))).iter().sum()
-        };
-        assert!((of_layer("pairs") - 2.0 * tokens).abs() < 1e-9, "{}", of_layer("pairs"));
-        assert!(of_layer("tokens") >= tokens && of_layer("tokens") <= of_layer("pairs"));
-        assert!(of_layer("distinct") > 0.0 && of_layer("distinct") <= of_layer("pairs"));
-    }
-    let bytes = |direction: &str| -> f64 {
-        let of = |node| {
-            format!(
-                "guildhall_expert_call_bytes_total{{node=\"{node}\",direction=\"{direction}\"}}"
-            )
-        };
-        ["node-0", "node-1"].map(|node| value(&page, &of(node))).iter().sum()
-    };
-    let row = 2.0 * 192.0;
-    assert!((bytes("back") - 4.0 * 2.0 * tokens * row).abs() < 1e-9, "a row for each pair");
-    assert!(bytes("out") >= 4.0 * tokens * row && bytes("out") <= bytes("back"));
+    check_calls(&page);
     assert!(value(&page, "process_resident_memory_bytes") > 1e6);
     let layer = |name, of| format!("guildhall_{name}{{layer=\"3\",of=\"{of}\"}}");
     for of in ["experts", "nodes"] {
