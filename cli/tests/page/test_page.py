@@ -1,6 +1,7 @@
 """The live page in a real Chromium."""
 
 import signal
+import subprocess
 import time
 import urllib.error
 import urllib.parse
@@ -9,7 +10,7 @@ import urllib.request
 import pytest
 from playwright.sync_api import expect
 
-from conftest import KEY, eventually
+from conftest import KEY, Process, eventually
 
 
 def opened(page, cluster):
@@ -181,10 +182,17 @@ def test_it_fits_a_phone(start, tab, scheme):
     expect(page.locator(".node button").first).to_have_attribute("aria-pressed", "true")
 
 
-def test_pictures_for_the_readme(request, start, tab):
+@pytest.fixture
+def pictures(request):
+    """Where pictures of the README go."""
     folder = request.config.getoption("--screenshots")
     if folder is None:
         pytest.skip("only when asked for: make screenshots")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def test_pictures_of_the_live_page(pictures, start, tab):
     cluster = start(4, "rack-{}")
     load = cluster.load(150, "--concurrency", "12", "--skew", "hot-set")
     page = opened(tab(1320, 900, color_scheme="dark", device_scale_factor=1), cluster)
@@ -192,12 +200,32 @@ def test_pictures_for_the_readme(request, start, tab):
     time.sleep(125)
     cluster.nodes[2].end(signal.SIGKILL)
     time.sleep(4)
-    folder.mkdir(exist_ok=True)
     page.locator("#window input[value='60']").check()
     page.locator(".cell").focus()
     for key in [*["ArrowDown"] * 3, *["ArrowRight"] * 9]:
         page.keyboard.press(key)
     time.sleep(1.5)
-    page.screenshot(path=folder / "live-page.png", full_page=True)
-    phone.screenshot(path=folder / "live-page-phone.png")
+    page.screenshot(path=pictures / "live-page.png", full_page=True)
+    phone.screenshot(path=pictures / "live-page-phone.png")
     assert load.wait(60) == 0
+
+
+def test_picture_of_a_report(pictures, binary, tmp_path, tab):
+    """As the README says. With one replica of each expert a hot one burdens its node."""
+    nodes = ["--expert-nodes", 4, "--min-replicas", 1]
+    up = Process(binary, "up", *nodes, "--grpc-port", 0, "--port", 0, GUILDHALL_ADMIN_API_KEY=KEY)
+    try:
+        server, admin = up.after("router         "), up.after("live page      ").split("/#")[0]
+        report = tmp_path / "report.html"
+        options = ["--duration", "30s", "--skew", "hot-set", "--report", report]
+        subprocess.run([binary, "loadtest", "--server", server, "--admin", admin, "--admin-api-key", KEY, *options], check=True)
+    finally:
+        up.end()
+    page = tab(1100, 900, color_scheme="light")
+    page.goto(report.as_uri())
+    top, bottom = (
+        page.get_by_role("heading", name=name).bounding_box()["y"] - 32
+        for name in ("Which experts were used", "Why experts were moved")
+    )
+    clip = {"x": 70, "y": top, "width": 960, "height": bottom - top}
+    page.screenshot(path=pictures / "report.png", full_page=True, clip=clip)

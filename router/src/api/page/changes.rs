@@ -14,6 +14,9 @@ const KEPT_REASONS: usize = 40;
 /// Placements that follow each other this closely, without new reasons, are steps of one roll-out.
 const ROLL_OUT_MS: u64 = 10_000;
 
+/// Reasons are learnt this much after their placement at most.
+const LATE_MS: u64 = 3_000;
+
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Change {
@@ -74,6 +77,7 @@ impl Changes {
         let is_news = !reasons.is_empty() && reasons != self.reasons;
         // A first placement may be there before the first look.
         let is_moved = before.map_or(is_news, |before| before != now);
+        let told = reasons.to_vec();
         let last = self.log.iter_mut().rev().find(|of| matches!(of.what, What::Placement { .. }));
         let goes_on = is_moved && !is_news && unix_ms < self.last_step_ms + ROLL_OUT_MS;
         if is_moved {
@@ -83,16 +87,21 @@ impl Changes {
             && goes_on
         {
             (*epoch, *steps) = (now, *steps + 1);
-        } else if let Some(Change { what, .. }) = last
-            && matches!(what, What::Placement { epoch, reasons, .. } if *epoch == now && reasons.is_empty())
-            && is_news
-        {
-            *what = placement(now, reasons);
-            self.reasons = reasons.to_vec();
+        } else if is_news && !is_moved && unix_ms < self.last_step_ms + LATE_MS {
+            // The placement was seen before its reasons, and may have been taken for a step of the one before.
+            match last.map(|last| &mut last.what) {
+                Some(What::Placement { reasons, steps, .. }) if !reasons.is_empty() => {
+                    *steps = steps.saturating_sub(1).max(1);
+                    self.push(Change { unix_ms, what: placement(now, &told) });
+                }
+                Some(what) => *what = placement(now, &told),
+                None => {}
+            }
+            self.reasons = told;
         } else if is_moved {
             let why = if is_news { reasons } else { &[] };
             self.push(Change { unix_ms, what: placement(now, why) });
-            self.reasons = reasons.to_vec();
+            self.reasons = told;
         }
     }
 
@@ -149,6 +158,10 @@ mod tests {
         changes.note_placement(1, &[], 1000);
         changes.note_placement(1, &["load 0/1 on a: why".to_owned()], 2000);
         assert_eq!(told(&changes), [(1, 1, 1, 0)]);
+        changes.note_placement(2, &["load 0/1 on a: why".to_owned()], 4000);
+        assert_eq!(told(&changes), [(2, 2, 1, 0)], "taken for a step");
+        changes.note_placement(2, &["drop 0/1 from a: why".to_owned()], 5000);
+        assert_eq!(told(&changes), [(2, 1, 0, 1), (2, 1, 1, 0)]);
     }
 
     #[test]

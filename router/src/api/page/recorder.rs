@@ -77,6 +77,7 @@ impl Recorder {
         sample.balancedness = balancedness(memory.report.as_ref());
         if let Some(cluster) = self.frontend.cluster() {
             memory.look_at(cluster, sample.unix_ms);
+            memory.note_placement(cluster, sample.unix_ms);
         }
         if let Some(pairs) = pairs {
             memory.history.add_pairs(sample.at, &pairs);
@@ -177,8 +178,14 @@ impl Memory {
         let turns =
             self.roster.update(&Seen { members: &members, links: &links, slow, now, unix_ms });
         self.changes.note_turns(turns, unix_ms);
+    }
+
+    /// Takes in the placement; right after the report, so that the two fit each other.
+    fn note_placement(&mut self, cluster: &Balancer, unix_ms: u64) {
+        let members = cluster.members();
         let epoch = members.view.placement.as_ref().map_or(0, |of| of.placement.epoch.0);
-        self.changes.note_placement(epoch, &report.reasons, unix_ms);
+        let reasons = self.report.as_ref().map_or(&[][..], |report| &report.reasons);
+        self.changes.note_placement(epoch, reasons, unix_ms);
     }
 
     /// Takes over where experts are.
