@@ -22,9 +22,6 @@ pub(crate) struct Options {
 
     #[command(flatten)]
     pub(crate) logs: LogOptions,
-
-    #[command(flatten)]
-    pub(crate) otlp: OtlpConfig,
 }
 
 /// What every process logs.
@@ -52,7 +49,7 @@ pub(crate) enum Command {
     /// Hold experts and compute them.
     ExpertNode(Box<Role<ExpertNodeConfig>>),
     /// Start a router and expert nodes on this machine, and stop them together.
-    Up(UpOptions),
+    Up(Box<UpOptions>),
     /// Run a program that ends with this process, however it ends.
     #[command(hide = true)]
     Guard(GuardOptions),
@@ -166,6 +163,9 @@ pub(crate) struct Role<C: Args> {
     #[command(flatten)]
     pub(crate) config: C,
 
+    #[command(flatten)]
+    pub(crate) otlp: OtlpConfig,
+
     /// Stop when standard input is closed, so as not to outlive the process that started this one.
     #[arg(long, hide = true)]
     pub(crate) stop_on_stdin_close: bool,
@@ -229,6 +229,9 @@ pub(crate) struct UpOptions {
     /// Unix socket where `loadtest --chaos` asks for faults; default: in the cluster's folder, and printed.
     #[arg(long, env = "GUILDHALL_CONTROL", value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) otlp: OtlpConfig,
 }
 
 /// A program that is to end with this process.

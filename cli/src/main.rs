@@ -31,11 +31,11 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> anyhow::Result<()> {
-    let Options { command, logs, otlp } = options;
+    let Options { command, logs } = options;
     guildhall_telemetry::init_logs(logs.log_format, &logs.log).map_err(anyhow::Error::msg)?;
     match command {
         Command::Router(role) => {
-            let _exporting = export(&otlp, "guildhall-router", None)?;
+            let _exporting = export(&role.otlp, "guildhall-router", None)?;
             two_threads()?.block_on(async {
                 let shutdown = shutdown::on_signal(role.stop_on_stdin_close)?;
                 Ok(guildhall_router::run(role.config, shutdown).await?)
@@ -43,13 +43,13 @@ fn run(options: Options) -> anyhow::Result<()> {
         }
         Command::ExpertNode(role) => {
             let name = role.config.node_id.to_string();
-            let _exporting = export(&otlp, "guildhall-expert-node", Some(&name))?;
+            let _exporting = export(&role.otlp, "guildhall-expert-node", Some(&name))?;
             single_threaded()?.block_on(async {
                 let shutdown = shutdown::on_signal(role.stop_on_stdin_close)?;
                 Ok(guildhall_expert_node::run(role.config, shutdown).await?)
             })
         }
-        Command::Up(up) => single_threaded()?.block_on(up::run(up, &logs, &otlp)),
+        Command::Up(up) => single_threaded()?.block_on(up::run(*up, &logs)),
         Command::Guard(options) => single_threaded()?.block_on(guard::run(options)),
         Command::Generate(options) => single_threaded()?.block_on(generate::run(options)),
         Command::Inspect(options) => inspect::run(&options),

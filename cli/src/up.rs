@@ -8,7 +8,6 @@ use std::time::Instant;
 use anyhow::{Context as _, bail, ensure};
 use guildhall_loadtest::chaos::{Reply, Request};
 use guildhall_router::ExpertsMode;
-use guildhall_telemetry::OtlpConfig;
 use rustix::process::Signal;
 use tokio::process::Command;
 use tokio::sync::mpsc;
@@ -30,11 +29,7 @@ mod faults;
 const ETCD: &str = "etcd";
 
 /// Starts everything, waits until it is ready, and stops it on Ctrl-C, SIGTERM, or when one process fails.
-pub(crate) async fn run(
-    options: UpOptions,
-    logs: &LogOptions,
-    otlp: &OtlpConfig,
-) -> anyhow::Result<()> {
+pub(crate) async fn run(options: UpOptions, logs: &LogOptions) -> anyhow::Result<()> {
     let remote = options.experts == ExpertsMode::Remote;
     ensure!(remote || options.etcd.is_none(), "--etcd and --experts local contradict each other");
     let stop = shutdown::on_signal(false)?;
@@ -43,7 +38,6 @@ pub(crate) async fn run(
     let mut cluster = Cluster {
         options: &options,
         logs,
-        otlp,
         folder: folder.path(),
         store: String::new(),
         etcd: None,
@@ -62,7 +56,6 @@ pub(crate) async fn run(
 struct Cluster<'a> {
     options: &'a UpOptions,
     logs: &'a LogOptions,
-    otlp: &'a OtlpConfig,
     folder: &'a Path,
     /// Where nodes find the cluster's state, once that is known.
     store: String,
@@ -305,7 +298,7 @@ impl Cluster<'_> {
         }
         command.arg("--log-format").arg(self.logs.log_format.to_string());
         command.arg("--log").arg(&self.logs.log);
-        command.args(self.otlp.flags());
+        command.args(self.options.otlp.flags());
         // Ctrl-C reaches the whole group of processes; this process alone decides when the others stop.
         command.process_group(0);
         Ok(command)

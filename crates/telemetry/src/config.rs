@@ -11,7 +11,6 @@ pub struct OtlpConfig {
     /// Collector of OpenTelemetry, as in http://127.0.0.1:4317; default: nothing is exported.
     #[arg(
         long,
-        global = true,
         env = "OTEL_EXPORTER_OTLP_ENDPOINT",
         default_value = "",
         hide_default_value = true,
@@ -22,7 +21,6 @@ pub struct OtlpConfig {
     /// Collector of traces, if it is another one.
     #[arg(
         long,
-        global = true,
         env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
         default_value = "",
         hide_default_value = true,
@@ -33,7 +31,6 @@ pub struct OtlpConfig {
     /// Collector of metrics, if it is another one.
     #[arg(
         long,
-        global = true,
         env = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
         default_value = "",
         hide_default_value = true,
@@ -42,34 +39,28 @@ pub struct OtlpConfig {
     pub otlp_metrics_endpoint: String,
 
     /// Milliseconds between two exports of all metrics.
-    #[arg(long, global = true, env = "OTEL_METRIC_EXPORT_INTERVAL", default_value = "60000", value_parser = milliseconds, value_name = "MILLISECONDS")]
+    #[arg(long, env = "OTEL_METRIC_EXPORT_INTERVAL", default_value = "60000", value_parser = milliseconds, value_name = "MILLISECONDS")]
     pub otlp_metrics_interval: Duration,
 
     /// How collectors are spoken to: grpc or http/protobuf.
-    #[arg(long, global = true, env = "OTEL_EXPORTER_OTLP_PROTOCOL", default_value_t)]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_PROTOCOL", default_value_t)]
     pub otlp_protocol: OtlpProtocol,
 
     /// Which requests are traced: always_on, always_off or traceidratio, or one of these behind parentbased_, which
     /// heeds what the caller's traceparent says.
-    #[arg(long, global = true, env = "OTEL_TRACES_SAMPLER", default_value_t)]
+    #[arg(long, env = "OTEL_TRACES_SAMPLER", default_value_t)]
     pub otlp_traces_sampler: TracesSampler,
 
     /// The share of requests for traceidratio.
-    #[arg(long, global = true, env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", value_parser = ratio, value_name = "RATIO")]
+    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", value_parser = ratio, value_name = "RATIO")]
     pub otlp_traces_ratio: f64,
 
     /// Spans that wait to be sent; one more is dropped and counted.
-    #[arg(
-        long,
-        global = true,
-        env = "OTEL_BSP_MAX_QUEUE_SIZE",
-        default_value = "16384",
-        value_name = "N"
-    )]
+    #[arg(long, env = "OTEL_BSP_MAX_QUEUE_SIZE", default_value = "16384", value_name = "N")]
     pub otlp_max_queued_spans: usize,
 
     /// Export nothing, whatever else is said.
-    #[arg(long, global = true, env = "OTEL_SDK_DISABLED", hide = true)]
+    #[arg(long, env = "OTEL_SDK_DISABLED", hide = true)]
     pub otlp_disabled: bool,
 }
 
