@@ -151,6 +151,16 @@ pub(crate) const LAST_PLACEMENT: Metric = Metric::gauge(
     &[],
     "When this router last published a placement, since 1970; 0: never.",
 );
+pub(crate) const PLACEMENTS: Metric = Metric::counter(
+    "guildhall_placements_total",
+    &[],
+    "Placements that this router has published; a rebalance is rolled out in several.",
+);
+pub(crate) const MOVES: Metric = Metric::counter(
+    "guildhall_expert_moves_total",
+    &["kind"],
+    "Experts that these placements had loaded or dropped.",
+);
 pub(crate) const BALANCEDNESS: Metric = Metric::gauge(
     "guildhall_balancedness",
     &["layer", "of"],
@@ -213,6 +223,8 @@ pub(crate) const ALL: &[Metric] = &[
     EPOCH,
     IS_LEADER,
     LAST_PLACEMENT,
+    PLACEMENTS,
+    MOVES,
     BALANCEDNESS,
     VARIATION,
     ENTROPY,

@@ -85,6 +85,8 @@ async fn requests_and_calls_are_counted_and_timed() {
     is("expert_nodes{state=\"serving\"}", 2.0);
     is("missing_experts", 0.0);
     is("is_leader", 1.0);
+    is("expert_moves_total{kind=\"load\"}", 2.0 * 64.0);
+    assert!(value(&page, "guildhall_placements_total") >= 1.0);
     let sum = |name: &str| value(&page, &format!("guildhall_{name}_seconds_sum"));
     let parts = ["request_queue_time", "request_prefill_time", "request_decode_time"].map(sum);
     let whole = sum("e2e_request_latency");

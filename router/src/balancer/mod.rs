@@ -23,6 +23,7 @@ use guildhall_placement::{Placement, Reason};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::membership::Members;
+use crate::metrics;
 use crate::nodes::Topology;
 use decide::{Decision, Leader, Seen, slow_nodes};
 use load::{LoadWindow, slowness};
@@ -183,6 +184,9 @@ impl Balancer {
         tracing::info!(
             epoch = %placement.epoch, loads, drops = drops - loads, "placement published"
         );
+        metrics::PLACEMENTS.add(&[], 1);
+        metrics::MOVES.add(&["load"], loads as u64);
+        metrics::MOVES.add(&["drop"], (drops - loads) as u64);
         self.leading(|leading| {
             leading.report.last_change_unix_ms = unix_ms();
             leading.report.state = "rolling out".into();
