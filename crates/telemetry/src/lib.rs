@@ -6,6 +6,7 @@ pub use errors::error_chain;
 pub use logs::{LogFormat, init_logs};
 pub use metrics::{Metric, MetricKind, MetricsPage};
 pub use otlp::Otlp;
+pub use sample::Sample;
 pub use spans::{SPANS_DROPPED, SPANS_EXPORTED, Side, Span, SpanType, is_tracing, request_context};
 pub use trace_context::{InvalidTraceContext, TraceContext};
 
@@ -14,5 +15,6 @@ mod errors;
 mod logs;
 mod metrics;
 mod otlp;
+mod sample;
 mod spans;
 mod trace_context;

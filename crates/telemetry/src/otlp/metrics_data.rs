@@ -13,6 +13,8 @@ use opentelemetry_proto::tonic::metrics::v1::{
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
+use crate::Sample;
+
 /// When the numbers of a page were begun and read, in nanoseconds since 1970.
 #[derive(Clone, Copy)]
 pub(crate) struct Period {
@@ -32,13 +34,6 @@ fn nanoseconds(at: SystemTime) -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A line of the page with a number.
-struct Sample<'a> {
-    name: &'a str,
-    labels: Vec<(&'a str, String)>,
-    value: f64,
-}
-
 /// What a collector is sent of a page in the text format of Prometheus; everything counts from the start of the process.
 pub(crate) fn request(
     page: &str,
@@ -55,7 +50,7 @@ pub(crate) fn request(
             metrics.extend(metric(kind, &helps, &std::mem::take(&mut samples), period));
             kind = next;
         } else {
-            samples.extend(sample(line));
+            samples.extend(Sample::read(line));
         }
     }
     metrics.extend(metric(kind, &helps, &samples, period));
@@ -77,40 +72,6 @@ pub(crate) fn request(
 
 fn comment<'a>(line: &'a str, begin: &str) -> Option<(&'a str, &'a str)> {
     line.strip_prefix(begin)?.split_once(' ')
-}
-
-/// `name{label="value",…} number`.
-fn sample(line: &str) -> Option<Sample<'_>> {
-    let (before, value) = line.rsplit_once(' ')?;
-    let value = value.parse().ok()?;
-    let Some((name, labels)) = before.split_once('{') else {
-        return Some(Sample { name: before, labels: Vec::new(), value });
-    };
-    let mut rest = labels.strip_suffix('}')?;
-    let mut labels = Vec::new();
-    while let Some((label, after)) = rest.split_once("=\"") {
-        let (text, after) = quoted(after)?;
-        labels.push((label, text));
-        rest = after.strip_prefix(',').unwrap_or(after);
-    }
-    Some(Sample { name, labels, value })
-}
-
-/// The text up to the next quotation mark that stands for itself, and what follows it.
-fn quoted(text: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut letters = text.char_indices();
-    while let Some((at, letter)) = letters.next() {
-        match letter {
-            '"' => return Some((value, &text[at + 1..])),
-            '\\' => value.push(match letters.next()?.1 {
-                'n' => '\n',
-                other => other,
-            }),
-            other => value.push(other),
-        }
-    }
-    None
 }
 
 fn metric(
@@ -166,8 +127,7 @@ fn number(sample: &Sample<'_>, period: Period) -> NumberDataPoint {
 fn histograms(name: &str, samples: &[Sample<'_>], period: Period) -> Vec<HistogramDataPoint> {
     let mut points: Vec<(Vec<(&str, String)>, HistogramDataPoint)> = Vec::new();
     for sample in samples {
-        let bound = sample.labels.iter().find(|(label, _)| *label == "le");
-        let bound = bound.and_then(|(_, bound)| bound.parse::<f64>().ok());
+        let bound = sample.label("le").and_then(|bound| bound.parse::<f64>().ok());
         let labels: Vec<_> =
             sample.labels.iter().filter(|(label, _)| *label != "le").cloned().collect();
         let known = points.iter().position(|(of, _)| *of == labels);

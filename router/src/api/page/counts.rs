@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use guildhall_telemetry::{Metric, MetricKind};
+use guildhall_telemetry::{Metric, MetricKind, Sample};
 use serde::Serialize;
 
 use crate::metrics;
@@ -50,18 +50,13 @@ pub(super) struct Percentiles {
 /// Reads a page of metrics. What is not on it has not happened yet.
 pub(super) fn read(page: &str) -> Counts {
     let mut counts = Counts::default();
-    for line in page.lines().filter(|line| !line.starts_with('#')) {
-        let Some((series, value)) = line.rsplit_once(' ') else { continue };
-        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-        let Ok(value) = value.parse::<f64>() else { continue };
-        counts.add(name, labels.trim_end_matches('}'), value);
-    }
+    page.lines().filter_map(Sample::read).for_each(|sample| counts.add(&sample));
     counts
 }
 
 impl Counts {
-    fn add(&mut self, name: &str, labels: &str, value: f64) {
-        let count = value as u64;
+    fn add(&mut self, sample: &Sample<'_>) {
+        let (name, count) = (sample.name, sample.value as u64);
         let histograms = [
             (&metrics::TIME_TO_FIRST_TOKEN, &mut self.first_token),
             (&metrics::INTER_TOKEN_LATENCY, &mut self.between_tokens),
@@ -78,11 +73,12 @@ impl Counts {
         } else if name == metrics::GENERATION_TOKENS.name {
             self.generated_tokens = count;
         } else if name == metrics::REQUEST_SUCCESS.name {
-            if let Some(reason) = label(labels, "finished_reason") {
+            if let Some(reason) = sample.label("finished_reason") {
                 self.ended.insert(reason.to_owned(), count);
             }
-        } else if let Some(node) = label(labels, "node") {
-            self.add_of_node(name, (node, label(labels, "part").unwrap_or_default()), value);
+        } else if let Some(node) = sample.label("node") {
+            let part = sample.label("part").unwrap_or_default();
+            self.add_of_node(name, (node, part), sample.value);
         }
     }
 
@@ -108,12 +104,6 @@ impl Counts {
     pub(super) fn all_ended(&self) -> u64 {
         self.ended.values().sum()
     }
-}
-
-/// The value of a label; the values that are read here have no quotes in them.
-fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
-    let of = |pair: &'a str| pair.strip_prefix(name)?.strip_prefix("=\"")?.strip_suffix('"');
-    labels.split(',').find_map(of)
 }
 
 impl NodeCounts {
