@@ -10,6 +10,8 @@ pub use cache::{KvCache, KvShape};
 
 mod cache;
 mod work;
+#[cfg(target_arch = "x86_64")]
+mod registers;
 
 /// How queries attend.
 #[derive(Clone, Copy, PartialEq, Debug)]

@@ -35,7 +35,7 @@ pub(crate) const LANES: usize = 16;
 /// The most rows of one tile.
 pub(crate) const TILE_ROWS: usize = 8;
 /// The most rows of one tile register.
-const REGISTER_ROWS: usize = 16;
+pub(crate) const REGISTER_ROWS: usize = 16;
 /// The most panels of one tile.
 pub(crate) const TILE_PANELS: usize = 8;
 
@@ -119,6 +119,12 @@ impl Kernel {
             Dtype::Bf16 => Arithmetic::WidenedBf16,
         };
         Self { set, arithmetic }
+    }
+
+    /// Whether a cache of this kernel is read in registers for tiles, sixteen rows at a time, if its blocks and heads
+    /// fill them.
+    pub(crate) fn can_attend_in_registers(self) -> bool {
+        self.set == InstructionSet::Amx && self.arithmetic == Arithmetic::WidenedBf16
     }
 
     /// Whether tiles are computed in registers for tiles.
@@ -281,6 +287,19 @@ impl Kernel {
                 unsafe { avx512::pair(values, words) };
             }
             _ => portable::pair(values, words),
+        }
+    }
+
+    /// Writes each of an even number of values as the sum of as many of bf16 as there are `parts`, two to a word, the
+    /// first one low: two parts leave out what is below 2^-17 of a value, three what is below 2^-26.
+    pub(crate) fn split<const PARTS: usize>(self, values: &[f32], parts: [&mut [u32]; PARTS]) {
+        match self.set {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512Bf16 | InstructionSet::Amx => {
+                // SAFETY: as above.
+                unsafe { avx512::split(values, parts) };
+            }
+            _ => portable::split(values, parts),
         }
     }
 

@@ -5,12 +5,15 @@
 //! position 0; each output column runs through the positions in order. Rows of a tile differ in
 //! what they attend to: what all of them attend to is computed together, the rest row by row.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use super::cache::HeadPlace;
-use super::{AttentionOptions, KvCache, SequenceSpan};
+use super::{AttentionOptions, KvCache, KvShape, SequenceSpan};
 use crate::cpu::parallel::SharedSlice;
-use crate::cpu::{Kernel, LANES, Line, SumsOfRow, TILE_PANELS, TILE_ROWS, Tile, ZERO_TILE};
+use crate::cpu::{
+    Kernel, LANES, Line, REGISTER_ROWS, SumsOfRow, TILE_PANELS, TILE_ROWS, Tile, ZERO_TILE,
+};
 use crate::device::Device;
 use crate::dtype::Dtype;
 use crate::tensor::Tensor;
@@ -20,14 +23,16 @@ const ITEM_TOKENS: usize = 16;
 
 /// What all items of one call share.
 pub(super) struct Work<'a> {
-    q: &'a Tensor,
-    cache: &'a KvCache,
+    pub(super) q: &'a Tensor,
+    pub(super) cache: &'a KvCache,
     layer: usize,
     options: &'a AttentionOptions,
     /// For panels of the cache's dtype.
-    kernel: Kernel,
+    pub(super) kernel: Kernel,
     /// For single tokens of a pair, widened.
     single: Kernel,
+    /// Whether tiles are computed in registers for tiles.
+    in_registers: bool,
 }
 
 /// Some rows of a span, all query heads of one key/value head.
@@ -40,23 +45,36 @@ pub(super) struct Item<'a> {
 
 /// A query row and head, and the positions that it attends to.
 #[derive(Clone)]
-struct Query {
-    row: usize,
+pub(super) struct Query {
+    pub(super) row: usize,
     /// The first column of the head in q and in the result.
-    column: usize,
-    positions: Range<usize>,
+    pub(super) column: usize,
+    pub(super) positions: Range<usize>,
 }
 
-/// Up to [`TILE_ROWS`] queries and their scores.
-struct QueryTile<'a> {
-    item: &'a Item<'a>,
-    queries: &'a [Query],
+/// As many queries as are computed together, and their scores.
+pub(super) struct QueryTile<'a> {
+    pub(super) item: &'a Item<'a>,
+    pub(super) queries: &'a [Query],
     /// `[query][position - first]`, then the softmax of these before it is divided by its sum.
-    scores: Vec<f32>,
+    scores: &'a mut [f32],
     /// A multiple of sixteen, at or before each query's first position.
-    first: usize,
+    pub(super) first: usize,
     /// Positions of a row of the scores, a multiple of sixteen.
-    stride: usize,
+    pub(super) stride: usize,
+}
+
+/// What a thread needs for one tile after the other.
+#[derive(Default)]
+struct Space {
+    scores: Vec<f32>,
+    /// Of rows that are split.
+    words: Vec<u32>,
+}
+
+thread_local! {
+    /// Kept so that it need not be allocated again.
+    static SPACE: RefCell<Space> = RefCell::default();
 }
 
 impl<'a> Work<'a> {
@@ -69,7 +87,8 @@ impl<'a> Work<'a> {
         let set = device.instruction_set();
         let kernel = Kernel::of_cache(set, cache.dtype());
         let single = Kernel::of_cache(set, Dtype::F32);
-        Self { q, cache, layer, options, kernel, single }
+        let in_registers = kernel.can_attend_in_registers() && fills_registers(cache.shape());
+        Self { q, cache, layer, options, kernel, single, in_registers }
     }
 
     /// Cuts the spans into items; the last rows of a span, which attend to most, come first.
@@ -89,12 +108,22 @@ impl<'a> Work<'a> {
     /// Computes one item and writes it to `out`.
     pub(super) fn compute(&self, item: &Item<'_>, out: &SharedSlice<'_, f32>) {
         let queries = self.queries(item);
-        for queries in queries.chunks(self.kernel.max_rows()) {
-            let mut tile = QueryTile::new(item, queries);
-            self.score(&mut tile);
-            let sums = self.soften(&mut tile);
-            self.weigh(&tile, &sums, out);
-        }
+        let rows = if self.in_registers { REGISTER_ROWS } else { self.kernel.max_rows() };
+        SPACE.with_borrow_mut(|Space { scores, words }| {
+            for queries in queries.chunks(rows) {
+                let mut tile = QueryTile::new(item, queries, scores);
+                #[cfg(target_arch = "x86_64")]
+                if self.in_registers {
+                    self.score_in_registers(&mut tile, words);
+                    let sums = self.soften(&mut tile);
+                    self.weigh_in_registers(&tile, &sums, words, out);
+                    continue;
+                }
+                self.score(&mut tile);
+                let sums = self.soften(&mut tile);
+                self.weigh(&tile, &sums, out);
+            }
+        });
     }
 
     fn queries(&self, item: &Item<'_>) -> Vec<Query> {
@@ -115,7 +144,7 @@ impl<'a> Work<'a> {
         queries
     }
 
-    fn place(&self, item: &Item<'_>, block: usize) -> HeadPlace {
+    pub(super) fn place(&self, item: &Item<'_>, block: usize) -> HeadPlace {
         let block = item.span.blocks[block] as usize;
         HeadPlace { layer: self.layer, block, head: item.head }
     }
@@ -123,15 +152,25 @@ impl<'a> Work<'a> {
     /// Computes the products of queries and keys.
     fn score(&self, tile: &mut QueryTile<'_>) {
         let head_dim = self.cache.shape().head_dim;
-        let block_tokens = self.cache.shape().block_tokens;
         let mut rows: [&[u32]; TILE_ROWS] = [&[]; TILE_ROWS];
         for (words, query) in rows.iter_mut().zip(tile.queries) {
             *words = bytemuck::cast_slice(&self.q.row(query.row)[query.column..][..head_dim]);
         }
         let rows = &rows[..tile.queries.len()];
-        // A panel of keys: its block and the offset of its first token in there.
+        let panels = self.key_panels(tile);
+        for panels in panels.chunks(TILE_PANELS) {
+            let lines = self.lines_of_keys(tile.item, panels);
+            let mut sums = ZERO_TILE;
+            self.kernel.accumulate(rows, &lines[..panels.len()], &mut sums);
+            self.set_scores(tile, panels, &sums);
+        }
+    }
+
+    /// The panels of keys that a tile attends to: of each, its block and the offset of its first token in there.
+    pub(super) fn key_panels(&self, tile: &QueryTile<'_>) -> Vec<(usize, usize)> {
+        let block_tokens = self.cache.shape().block_tokens;
         let wanted = tile.positions();
-        let mut panels: Vec<(usize, usize)> = Vec::new();
+        let mut panels = Vec::new();
         for block in wanted.start / block_tokens..wanted.end.div_ceil(block_tokens) {
             let offsets = (0..block_tokens).step_by(LANES);
             let near = offsets.filter(|offset| {
@@ -140,31 +179,45 @@ impl<'a> Work<'a> {
             });
             panels.extend(near.map(|offset| (block, offset)));
         }
-        for panels in panels.chunks(TILE_PANELS) {
-            let mut lines: [&[Line]; TILE_PANELS] = [&[]; TILE_PANELS];
-            for (lines, &(block, offset)) in lines.iter_mut().zip(panels) {
-                *lines = self.cache.keys(self.place(tile.item, block), offset / LANES);
-            }
-            let mut sums = ZERO_TILE;
-            self.kernel.accumulate(rows, &lines[..panels.len()], &mut sums);
-            for (index, &(block, offset)) in panels.iter().enumerate() {
-                let count = LANES.min(block_tokens - offset);
-                let position = block * block_tokens + offset;
-                tile.set_scores(position..position + count, index, &sums, self.options.scale);
-            }
+        panels
+    }
+
+    pub(super) fn lines_of_keys(
+        &self,
+        item: &Item<'_>,
+        panels: &[(usize, usize)],
+    ) -> [&[Line]; TILE_PANELS] {
+        let mut lines: [&[Line]; TILE_PANELS] = [&[]; TILE_PANELS];
+        for (lines, &(block, offset)) in lines.iter_mut().zip(panels) {
+            *lines = self.cache.keys(self.place(item, block), offset / LANES);
+        }
+        lines
+    }
+
+    /// Takes the scores of each query from the sums of its products with `panels`.
+    pub(super) fn set_scores(
+        &self,
+        tile: &mut QueryTile<'_>,
+        panels: &[(usize, usize)],
+        sums: &[SumsOfRow],
+    ) {
+        let block_tokens = self.cache.shape().block_tokens;
+        for (index, &(block, offset)) in panels.iter().enumerate() {
+            let count = LANES.min(block_tokens - offset);
+            let position = block * block_tokens + offset;
+            tile.set_scores(position..position + count, index, sums, self.options.scale);
         }
     }
 
     /// Replaces the scores by their exponentials and returns the sum of each row.
-    fn soften(&self, tile: &mut QueryTile<'_>) -> [f32; TILE_ROWS] {
-        let mut sums = [0.0; TILE_ROWS];
+    fn soften(&self, tile: &mut QueryTile<'_>) -> [f32; REGISTER_ROWS] {
+        let mut sums = [0.0; REGISTER_ROWS];
         let (first, stride) = (tile.first, tile.stride);
         for ((query, scores), sum) in
             tile.queries.iter().zip(tile.scores.chunks_mut(stride)).zip(&mut sums)
         {
-            // Whole groups of sixteen positions, counted from position 0.
-            let start = query.positions.start / LANES * LANES - first;
-            let end = query.positions.end.next_multiple_of(LANES) - first;
+            let groups = query.in_groups();
+            let (start, end) = (groups.start - first, groups.end - first);
             scores[start..query.positions.start - first].fill(f32::NEG_INFINITY);
             scores[query.positions.end - first..end].fill(f32::NEG_INFINITY);
             let lines = scores[start..end].as_chunks_mut::<LANES>().0;
@@ -174,7 +227,7 @@ impl<'a> Work<'a> {
     }
 
     /// Writes the sums of values, weighted with the softmax.
-    fn weigh(&self, tile: &QueryTile<'_>, sums: &[f32; TILE_ROWS], out: &SharedSlice<'_, f32>) {
+    fn weigh(&self, tile: &QueryTile<'_>, sums: &[f32], out: &SharedSlice<'_, f32>) {
         let head_dim = self.cache.shape().head_dim;
         let all = self.cache.value_panels();
         for first in (0..all).step_by(TILE_PANELS) {
@@ -266,23 +319,38 @@ fn divide(sums: &[f32], sum: f32, out: &mut [f32]) {
     }
 }
 
+/// Whether blocks and heads of `shape` fill registers for tiles.
+fn fills_registers(shape: KvShape) -> bool {
+    shape.block_tokens.is_multiple_of(LANES) && shape.head_dim.is_multiple_of(2 * LANES)
+}
+
+impl Query {
+    /// The positions, in whole groups of sixteen that are counted from position 0.
+    pub(super) fn in_groups(&self) -> Range<usize> {
+        self.positions.start / LANES * LANES..self.positions.end.next_multiple_of(LANES)
+    }
+}
+
 impl<'a> QueryTile<'a> {
-    fn new(item: &'a Item<'a>, queries: &'a [Query]) -> Self {
+    /// Scores, with any values, are in `space`.
+    fn new(item: &'a Item<'a>, queries: &'a [Query], space: &'a mut Vec<f32>) -> Self {
         let starts = queries.iter().map(|query| query.positions.start);
         let ends = queries.iter().map(|query| query.positions.end);
         let first = starts.min().unwrap_or(0) / LANES * LANES;
         let stride = ends.max().unwrap_or(0).next_multiple_of(LANES) - first;
-        Self { item, queries, scores: vec![0.0; queries.len() * stride], first, stride }
+        let len = queries.len() * stride;
+        space.resize(space.len().max(len), 0.0);
+        Self { item, queries, scores: &mut space[..len], first, stride }
     }
 
     /// The positions that any of the queries attends to, in whole groups of sixteen.
-    fn positions(&self) -> Range<usize> {
+    pub(super) fn positions(&self) -> Range<usize> {
         let ends = self.queries.iter().map(|query| query.positions.end);
         self.first..ends.max().unwrap_or(self.first)
     }
 
     /// The positions that all queries attend to; if there are none, it ends where it starts.
-    fn common(&self) -> Range<usize> {
+    pub(super) fn common(&self) -> Range<usize> {
         let starts = self.queries.iter().map(|query| query.positions.start);
         let ends = self.queries.iter().map(|query| query.positions.end);
         let start = starts.max().unwrap_or(0);
@@ -290,7 +358,13 @@ impl<'a> QueryTile<'a> {
     }
 
     /// Takes the scores of each query for `positions` from panel `panel` of `sums`.
-    fn set_scores(&mut self, positions: Range<usize>, panel: usize, sums: &Tile, scale: f32) {
+    fn set_scores(
+        &mut self,
+        positions: Range<usize>,
+        panel: usize,
+        sums: &[SumsOfRow],
+        scale: f32,
+    ) {
         let from = positions.start.max(self.first);
         let to = positions.end.min(self.first + self.stride);
         for (scores, sums) in self.scores.chunks_mut(self.stride).zip(sums) {
@@ -303,7 +377,7 @@ impl<'a> QueryTile<'a> {
         }
     }
 
-    fn scores(&self, query: usize, positions: Range<usize>) -> &[f32] {
+    pub(super) fn scores(&self, query: usize, positions: Range<usize>) -> &[f32] {
         let row = &self.scores[query * self.stride..][..self.stride];
         &row[positions.start - self.first..positions.end - self.first]
     }

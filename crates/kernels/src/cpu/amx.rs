@@ -10,7 +10,6 @@ use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use super::{LANES, Lanes, Line, REGISTER_ROWS, SumsOfRow};
-use crate::weights::quantised::{GROUP_COLUMNS, GROUP_LINES};
 
 /// Bytes from the sums of a row to those of the next one.
 const SUMS_STRIDE: usize = size_of::<SumsOfRow>();
@@ -66,19 +65,21 @@ struct Layout {
 
 /// The tile registers of this thread, from their configuration to their release: 0 to 3 hold sums, 4 and 5 rows of x,
 /// 6 and 7 lines of panels.
-pub(super) struct Tiles {
+pub(crate) struct Tiles {
     rows: usize,
+    /// Words of each row of x, and lines of a panel, that one instruction takes.
+    words: usize,
     /// The registers belong to a thread.
     not_send: PhantomData<*const ()>,
 }
 
-/// The columns that one instruction takes.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Columns {
-    /// Sixteen pairs.
-    PairsOfBf16,
-    /// 32, four in each of eight lines.
-    GroupOfBytes,
+/// What is known of sums and panels before they are used.
+#[derive(Clone, Copy)]
+pub(crate) struct Pass {
+    /// Sums begin with zero, not with what is there.
+    pub(crate) fresh: bool,
+    /// Panels come from memory, not from a cache: they are asked for ahead.
+    pub(crate) cold: bool,
 }
 
 /// Rows of x for one or two registers.
@@ -93,12 +94,13 @@ pub(crate) struct RowBlock<'a> {
 }
 
 impl Tiles {
-    /// Lays the registers out for tiles of `rows` rows of x and some columns.
+    /// Lays the registers out for tiles of `rows` rows of x, of each of which an instruction takes `words` words, at most
+    /// sixteen, with as many lines of a panel.
     ///
     /// # Safety
     /// The registers are [available](is_available), and this thread has no other `Tiles`.
-    pub(super) unsafe fn configure(rows: usize, columns: Columns) -> Self {
-        let of_rows = rows.clamp(1, REGISTER_ROWS) as u8;
+    pub(crate) unsafe fn configure(rows: usize, words: usize) -> Self {
+        let (rows, words) = (rows.clamp(1, REGISTER_ROWS), words.clamp(1, LANES));
         let mut layout = Layout {
             palette: 1,
             start_row: 0,
@@ -107,37 +109,33 @@ impl Tiles {
             rows: [0; 16],
         };
         layout.row_bytes[..8].fill(64);
-        layout.rows[..6].fill(of_rows);
-        match columns {
-            Columns::PairsOfBf16 => layout.rows[6..8].fill(LANES as u8),
-            Columns::GroupOfBytes => {
-                layout.row_bytes[4..6].fill(GROUP_COLUMNS as u16);
-                layout.rows[6..8].fill(GROUP_LINES as u8);
-            }
-        }
+        layout.row_bytes[4..6].fill(4 * words as u16);
+        layout.rows[..6].fill(rows as u8);
+        layout.rows[6..8].fill(words as u8);
         // SAFETY: the instruction reads the 64 bytes of the layout, which is valid.
         unsafe { asm!("ldtilecfg [{0}]", in(reg) &raw const layout, options(nostack, readonly)) };
-        Self { rows: usize::from(of_rows), not_send: PhantomData }
+        Self { rows, words, not_send: PhantomData }
     }
 
     /// Adds the products of the rows of `x` and of `panels`, at most as many as there are sums for, to `sums`,
-    /// `[row][panel]`; with `fresh`, sums begin with zero, not with what is there.
+    /// `[row][panel]`.
     ///
     /// The number of lines of a panel is a multiple of sixteen, the same for all.
-    pub(super) fn accumulate(
+    pub(crate) fn accumulate(
         &self,
         x: RowBlock<'_>,
         panels: &[&[Line]],
         sums: &mut [SumsOfRow],
-        fresh: bool,
+        pass: Pass,
     ) {
         let (rows, lines) = (self.rows * x.count, panels.first().map_or(0, |panel| panel.len()));
         let chunks = lines / LANES;
         assert!(chunks > 0 && matches!(x.count, 1 | 2), "no work");
+        assert!(self.words == LANES, "registers for fewer words");
         assert!(x.words.len() >= (rows - 1) * x.stride + chunks * LANES, "rows end too early");
         assert!(sums.len() >= rows && panels.len() <= sums[0].len(), "no room for the sums");
         assert!(panels.iter().all(|panel| panel.len() == lines), "panels are not equal");
-        let sizes = Sizes { x_stride: x.stride * 4, rows: self.rows, chunks, fresh };
+        let sizes = Sizes { x_stride: x.stride * 4, rows: self.rows, chunks, pass };
         let x_words = x.words.as_ptr();
         let at_once = if x.count == 1 { 4 } else { 2 };
         for (group, panels) in panels.chunks(at_once).enumerate() {
@@ -192,6 +190,102 @@ impl Tiles {
     }
 }
 
+/// Rows of f32, each the sum of two of bf16: what the second one leaves out is below 2^-17 of the value.
+#[derive(Clone, Copy)]
+pub(crate) struct SplitRows<'a> {
+    /// From the first word of the first row to the last one of the last row.
+    pub(crate) words: &'a [u32],
+    /// Words from the beginning of a row to that of the next one.
+    pub(crate) stride: usize,
+    /// Words from the first part of a row to the second one.
+    pub(crate) apart: usize,
+}
+
+/// The sums of a register of rows and [`HELD_PANELS`] panels, in the registers until this is dropped.
+pub(crate) struct HeldSums<'a> {
+    tiles: &'a Tiles,
+    sums: &'a mut [SumsOfRow],
+}
+
+/// As many as one register of rows is multiplied with at once.
+pub(crate) const HELD_PANELS: usize = 4;
+
+impl Tiles {
+    /// Brings `sums`, at least as many as there are rows, into the registers.
+    pub(crate) fn hold<'a>(&'a self, sums: &'a mut [SumsOfRow]) -> HeldSums<'a> {
+        assert!(sums.len() >= self.rows, "no room for the sums");
+        // SAFETY: there are sums for each row of a register, and for four panels.
+        unsafe {
+            asm!(
+                "tileloadd tmm0, [{sums} + {stride}*1]",
+                "tileloadd tmm1, [{sums} + {stride}*1 + 64]",
+                "tileloadd tmm2, [{sums} + {stride}*1 + 128]",
+                "tileloadd tmm3, [{sums} + {stride}*1 + 192]",
+                sums = in(reg) sums.as_ptr(),
+                stride = in(reg) SUMS_STRIDE,
+                options(nostack, readonly),
+            );
+        }
+        HeldSums { tiles: self, sums }
+    }
+}
+
+impl HeldSums<'_> {
+    /// Adds the products of both parts of the rows of `x` and of `panels`, as many words and lines of each as one
+    /// instruction takes.
+    pub(crate) fn add(&mut self, x: SplitRows<'_>, panels: [&[Line]; HELD_PANELS]) {
+        let Tiles { rows, words, .. } = *self.tiles;
+        let last = (rows - 1) * x.stride + x.apart + words;
+        assert!(x.words.len() >= last, "rows end too early");
+        assert!(panels.iter().all(|panel| panel.len() >= words), "panels end too early");
+        // SAFETY: rows and panels are as long as an instruction takes, as was checked above.
+        unsafe {
+            asm!(
+                "tileloadd tmm4, [{x} + {x_stride}*1]",
+                "tileloadd tmm5, [{second} + {x_stride}*1]",
+                "tileloadd tmm6, [{panel0} + {line}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{panel1} + {line}*1]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm0, tmm5, tmm6",
+                "tileloadd tmm6, [{panel2} + {line}*1]",
+                "tdpbf16ps tmm1, tmm5, tmm7",
+                "tdpbf16ps tmm2, tmm4, tmm6",
+                "tileloadd tmm7, [{panel3} + {line}*1]",
+                "tdpbf16ps tmm3, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                x = in(reg) x.words.as_ptr(),
+                second = in(reg) x.words.as_ptr().add(x.apart),
+                x_stride = in(reg) 4 * x.stride,
+                panel0 = in(reg) panels[0].as_ptr(),
+                panel1 = in(reg) panels[1].as_ptr(),
+                panel2 = in(reg) panels[2].as_ptr(),
+                panel3 = in(reg) panels[3].as_ptr(),
+                line = in(reg) size_of::<Line>(),
+                options(nostack, readonly),
+            );
+        }
+    }
+}
+
+impl Drop for HeldSums<'_> {
+    fn drop(&mut self) {
+        // SAFETY: there are sums for each row of a register, and for four panels.
+        unsafe {
+            asm!(
+                "tilestored [{sums} + {stride}*1], tmm0",
+                "tilestored [{sums} + {stride}*1 + 64], tmm1",
+                "tilestored [{sums} + {stride}*1 + 128], tmm2",
+                "tilestored [{sums} + {stride}*1 + 192], tmm3",
+                sums = in(reg) self.sums.as_mut_ptr(),
+                stride = in(reg) SUMS_STRIDE,
+                options(nostack),
+            );
+        }
+    }
+}
+
 impl Drop for Tiles {
     fn drop(&mut self) {
         // SAFETY: the registers are available, as they were configured.
@@ -206,7 +300,7 @@ struct Sizes {
     rows: usize,
     /// Sixteen lines or words each.
     chunks: usize,
-    fresh: bool,
+    pass: Pass,
 }
 
 /// Asks for sixteen lines beginning [`BYTES_AHEAD`] of a register's.
@@ -265,7 +359,7 @@ unsafe fn one_by_four(x: *const u32, panels: [*const Line; 4], sums: *mut Lanes,
             "tilestored [{sums} + {sums_stride}*1 + 64], tmm1",
             "tilestored [{sums} + {sums_stride}*1 + 128], tmm2",
             "tilestored [{sums} + {sums_stride}*1 + 192], tmm3",
-            fresh = in(reg) u32::from(sizes.fresh),
+            fresh = in(reg) u32::from(sizes.pass.fresh),
             sums = in(reg) sums,
             sums_stride = in(reg) SUMS_STRIDE,
             x = inout(reg) x => _,
@@ -302,10 +396,13 @@ unsafe fn two_by_two(x: *const u32, panels: [*const Line; 2], sums: *mut Lanes, 
             "tileloadd tmm3, [{sums_below} + {sums_stride}*1 + 64]",
             "2:",
             "tileloadd tmm4, [{x} + {x_stride}*1]",
+            "test {cold:e}, {cold:e}",
+            "jz 3f",
             prefetch!("{panel0}"),
+            prefetch!("{panel1}"),
+            "3:",
             "tileloadd tmm6, [{panel0} + {line}*1]",
             "tdpbf16ps tmm0, tmm4, tmm6",
-            prefetch!("{panel1}"),
             "tileloadd tmm7, [{panel1} + {line}*1]",
             "tdpbf16ps tmm1, tmm4, tmm7",
             "tileloadd tmm5, [{x_below} + {x_stride}*1]",
@@ -321,7 +418,8 @@ unsafe fn two_by_two(x: *const u32, panels: [*const Line; 2], sums: *mut Lanes, 
             "tilestored [{sums} + {sums_stride}*1 + 64], tmm1",
             "tilestored [{sums_below} + {sums_stride}*1], tmm2",
             "tilestored [{sums_below} + {sums_stride}*1 + 64], tmm3",
-            fresh = in(reg) u32::from(sizes.fresh),
+            fresh = in(reg) u32::from(sizes.pass.fresh),
+            cold = in(reg) u32::from(sizes.pass.cold),
             sums = in(reg) sums,
             sums_below = in(reg) sums.byte_add(sizes.rows * SUMS_STRIDE),
             sums_stride = in(reg) SUMS_STRIDE,

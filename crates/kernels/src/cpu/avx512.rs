@@ -218,6 +218,12 @@ pub(super) fn pair(values: &[f32], words: &mut [u32]) {
     portable::pair(values, words);
 }
 
+/// Writes each of an even number of values as the sum of as many of bf16 as there are `parts`, two to a word.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn split<const PARTS: usize>(values: &[f32], parts: [&mut [u32]; PARTS]) {
+    portable::split(values, parts);
+}
+
 /// Returns the largest of some values and its place.
 #[target_feature(enable = "avx512f")]
 pub(super) fn largest(values: &[f32]) -> Option<Largest> {

@@ -108,6 +108,20 @@ pub(super) fn pair(values: &[f32], words: &mut [u32]) {
     }
 }
 
+/// Writes each of an even number of values as the sum of as many of bf16 as there are `parts`, two to a word.
+#[inline(always)]
+pub(super) fn split<const PARTS: usize>(values: &[f32], mut parts: [&mut [u32]; PARTS]) {
+    let words = parts.iter().map(|part| part.len()).min().unwrap_or(0);
+    for (at, pair) in values.as_chunks::<2>().0.iter().enumerate().take(words) {
+        let mut rest = *pair;
+        for part in &mut parts {
+            let bits = rest.map(bf16_bits);
+            part[at] = bits[0] | (bits[1] << 16);
+            rest = [0, 1].map(|of| rest[of] - f32::from_bits(bits[of] << 16));
+        }
+    }
+}
+
 /// Adds the products of rows of small integers and of `panels` to `sums`.
 #[inline(always)]
 pub(super) fn accumulate_groups(

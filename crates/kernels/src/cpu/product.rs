@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
-use super::amx::{Columns, Tiles};
+use super::amx::{Pass, Tiles};
 use super::parallel::Workers;
 use super::rows::FedRows;
 use super::{Cut, Kernel, LANES, SumsOfRow, TILE_PANELS, TILE_ROWS, ZERO_SUMS};
@@ -123,7 +123,7 @@ impl Product<'_> {
             #[cfg(target_arch = "x86_64")]
             let tiles = self.kernel.has_tile_registers().then(|| {
                 // SAFETY: a device refuses an instruction set that the processor has not; an item has no others.
-                unsafe { Tiles::configure(cut.rows, Columns::PairsOfBf16) }
+                unsafe { Tiles::configure(cut.rows, LANES) }
             });
             for first in item.panels.clone().step_by(group) {
                 let panels = first..item.panels.end.min(first + group);
@@ -208,7 +208,9 @@ impl Product<'_> {
             for (at, sums) in sums.chunks_mut(2 * cut.rows).enumerate() {
                 let first = self.rows.0 + item.rows.start + at * 2 * cut.rows;
                 let x = self.x.block(first, &steps, sums.len() / cut.rows);
-                tiles.accumulate(x, &lines[..panels.len()], sums, steps.start == 0);
+                // Later rows find the lines in the second-level cache, where asking costs more than waiting.
+                let pass = Pass { fresh: steps.start == 0, cold: at == 0 };
+                tiles.accumulate(x, &lines[..panels.len()], sums, pass);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::amx::{Columns, GroupProducts, Tiles};
+use super::amx::{GroupProducts, Tiles};
 use super::quantised_rows::QuantisedRows;
 use super::{LANES, Line, REGISTER_ROWS, SumsOfRow, portable};
 use crate::weights::quantised::{Bits, GROUP_LINES, OfOutputs, PanelGroups};
@@ -97,7 +97,7 @@ fn add_tile<const MINIMUM: bool>(
 ) {
     let rows = x.rows.min(sums.len()).min(REGISTER_ROWS);
     // SAFETY: the caller has the registers, and no other tiles are configured here.
-    let tiles = unsafe { Tiles::configure(rows, Columns::GroupOfBytes) };
+    let tiles = unsafe { Tiles::configure(rows, GROUP_LINES) };
     let mut space = [[Line([0; LANES]); GROUP_LINES]; 2];
     let mut products = [const { GroupProducts([[0; LANES]; REGISTER_ROWS]) }; 2];
     for (at, panel) in panels.iter().enumerate() {

@@ -105,10 +105,13 @@ impl Sizes {
 
 fn sizes() -> impl Strategy<Value = Sizes> {
     let window = proptest::option::of(1usize..40);
-    (1usize..4, 1usize..5, 1usize..20, 1usize..36, window).prop_map(
-        |(kv_heads, group, half_dim, block_tokens, window)| {
+    // Any sizes, and those that fill the registers of tiles.
+    let head_dim =
+        prop_oneof![(1usize..20).prop_map(|half| 2 * half), (1usize..4).prop_map(|n| 32 * n)];
+    let block_tokens = prop_oneof![1usize..36, (1usize..3).prop_map(|n| 16 * n)];
+    (1usize..4, 1usize..5, head_dim, block_tokens, window).prop_map(
+        |(kv_heads, group, head_dim, block_tokens, window)| {
             let blocks = 2 * 50usize.div_ceil(block_tokens);
-            let head_dim = 2 * half_dim;
             Sizes {
                 shape: KvShape { layers: 1, blocks, block_tokens, kv_heads, head_dim },
                 options: AttentionOptions { heads: kv_heads * group, scale: 0.7, window },

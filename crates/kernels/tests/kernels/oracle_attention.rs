@@ -91,13 +91,12 @@ proptest! {
         tokens in 1usize..60,
         kv_heads in 1usize..4,
         group in 1usize..4,
-        half_dim in 1usize..40,
-        block_tokens in 1usize..40,
+        head_dim in prop_oneof![(1usize..40).prop_map(|half| 2 * half), (1usize..5).prop_map(|n| 32 * n)],
+        block_tokens in prop_oneof![1usize..40, (1usize..3).prop_map(|n| 16 * n)],
         window in proptest::option::of(1usize..40),
         scale in prop::sample::select(vec![1.5f32, 0.0, -0.5]),
         seed: u64,
     ) {
-        let head_dim = 2 * half_dim;
         let case = Case { tokens, kv_heads, group, head_dim, block_tokens, window, scale, seed };
         for dtype in DTYPES {
             let expected = expected(&case, dtype);
