@@ -21,6 +21,7 @@ pub use weights::{Embedding, Linear, Vector, WeightFormat};
 
 mod device;
 mod memory;
+mod large_pages;
 mod dtype;
 mod buffer;
 mod tensor;

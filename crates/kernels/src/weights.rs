@@ -3,7 +3,7 @@
 use half::bf16;
 
 pub use format::WeightFormat;
-pub(crate) use packed::{Packed, zeroed_lines};
+pub(crate) use packed::Packed;
 
 use crate::device::Device;
 use crate::dtype::{Dtype, bf16_bits};

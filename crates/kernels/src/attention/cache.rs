@@ -15,8 +15,8 @@ use crate::cpu::{LANES, Line};
 use crate::device::Device;
 use crate::dtype::{Dtype, bf16_bits};
 use crate::error::{Error, check_index, check_size};
+use crate::large_pages::Lines;
 use crate::tensor::Tensor;
-use crate::weights::zeroed_lines;
 
 /// The extent of a cache of keys and values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +46,7 @@ impl KvShape {
 #[derive(Debug)]
 pub struct KvCache {
     layout: Layout,
-    lines: Vec<Line>,
+    lines: Lines,
 }
 
 /// Where everything lies, in lines.
@@ -105,7 +105,7 @@ impl KvCache {
 
     /// Returns the memory that the cache takes, in bytes.
     pub fn bytes(&self) -> usize {
-        std::mem::size_of_val(self.lines.as_slice())
+        std::mem::size_of_val(&*self.lines)
     }
 
     /// Returns the number of value panels: heads in units of sixteen columns.
@@ -205,7 +205,7 @@ impl Device {
         }
         let too_large = Error::OutOfMemory { what: WHAT, bytes: usize::MAX };
         let layout = Layout::new(shape, dtype).ok_or(too_large)?;
-        let lines = zeroed_lines(WHAT, layout.total_lines())?;
+        let lines = Lines::zeroed(WHAT, layout.total_lines())?;
         Ok(KvCache { layout, lines })
     }
 

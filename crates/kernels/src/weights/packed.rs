@@ -21,6 +21,7 @@ use crate::cpu::parallel::Workers;
 use crate::cpu::{LANES, Line, TILE_PANELS};
 use crate::dtype::{Dtype, bf16_bits};
 use crate::error::Error;
+use crate::large_pages::Lines;
 
 /// A packed weight `[n, k]`, or two of them with alternating panels.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub(crate) struct Packed {
 
 #[derive(Debug)]
 enum Panels {
-    Plain(Dtype, Vec<Line>),
+    Plain(Dtype, Lines),
     Quantised(Quantised),
 }
 
@@ -125,10 +126,10 @@ fn pack_plain(
     (n, k): (usize, usize),
     dtype: Dtype,
     workers: &Workers,
-) -> Result<Vec<Line>, Error> {
+) -> Result<Lines, Error> {
     let steps = steps(k, dtype);
     let panels = n.div_ceil(LANES) * sources.len();
-    let mut lines = zeroed_lines("packed weights", panels.checked_mul(steps))?;
+    let mut lines = Lines::zeroed("packed weights", panels.checked_mul(steps))?;
     workers.for_rows(&mut lines, steps, |first, lines| {
         for (panel, lines) in (first..).zip(lines.chunks_mut(steps)) {
             let rows = panel / sources.len() * LANES..n;
@@ -138,17 +139,6 @@ fn pack_plain(
             }
         }
     });
-    Ok(lines)
-}
-
-/// Returns `count` zero lines for `what`; `None` is a count that overflowed.
-pub(crate) fn zeroed_lines(what: &'static str, count: Option<usize>) -> Result<Vec<Line>, Error> {
-    let count = count.ok_or(Error::OutOfMemory { what, bytes: usize::MAX })?;
-    let mut lines = Vec::new();
-    lines
-        .try_reserve_exact(count)
-        .map_err(|_| Error::OutOfMemory { what, bytes: count.saturating_mul(size_of::<Line>()) })?;
-    lines.resize(count, Line([0; LANES]));
     Ok(lines)
 }
 

@@ -17,6 +17,7 @@ use crate::cpu::parallel::{SharedSlice, Workers};
 use crate::cpu::{LANES, Line};
 use crate::dtype::widen_bf16;
 use crate::error::Error;
+use crate::large_pages::Lines;
 
 /// Columns that share a scale.
 pub(crate) const GROUP_COLUMNS: usize = 32;
@@ -56,7 +57,7 @@ pub(crate) type OfOutputs = [u16; LANES];
 pub(crate) struct Quantised {
     bits: Bits,
     /// `[panel][group][lines of a group]`
-    lines: Vec<Line>,
+    lines: Lines,
     /// `[panel][group]`, scale and minimum.
     scales: Vec<OfOutputs>,
     /// Of one panel.
@@ -118,7 +119,7 @@ impl Quantised {
         let groups = k.div_ceil(GROUP_COLUMNS);
         let panels = n.div_ceil(LANES) * sources.len();
         let mut lines =
-            super::zeroed_lines("quantised weights", panels.checked_mul(groups * bits.lines()))?;
+            Lines::zeroed("quantised weights", panels.checked_mul(groups * bits.lines()))?;
         let per_panel = groups * bits.scales();
         let mut scales = vec![[0; LANES]; panels * per_panel];
         let shared = SharedSlice::new(&mut scales);
