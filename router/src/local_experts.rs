@@ -78,11 +78,10 @@ impl LocalExperts {
         let outputs = self.device.expert_ffn(x, &groups)?;
         let hidden = outputs.cols();
         let host = self.device.host(&outputs);
-        let combined = combine(routes, hidden, |pair, weight, sum| {
+        Ok(combine(&self.device, routes, hidden, |pair, weight, sum| {
             let row = row_of_pair[pair] * hidden;
             add_scaled_f32(sum, weight, host[row..row + hidden].iter().copied());
-        });
-        Ok(self.device.upload(&combined, hidden)?)
+        }))
     }
 }
 

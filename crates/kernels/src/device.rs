@@ -7,7 +7,7 @@ use std::sync::Arc;
 pub use instruction_set::InstructionSet;
 
 use crate::cpu::parallel::Workers;
-use crate::dtype::bf16_bits;
+use crate::dtype::{bf16_bits, widen_bf16};
 use crate::error::{Error, check_size};
 use crate::tensor::Tensor;
 
@@ -84,12 +84,30 @@ impl Device {
         let (pairs, rest) = bytes.as_chunks::<2>();
         check_size("upload_bf16", "bytes beyond the last element", 0, rest.len())?;
         let rows = rows_of("upload_bf16", pairs.len(), cols)?;
-        let widen = |pair: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*pair)) << 16);
         let mut tensor = Tensor::stale(rows, cols);
-        for (value, pair) in tensor.data_mut().iter_mut().zip(pairs) {
-            *value = widen(pair);
-        }
+        self.workers().for_rows(tensor.data_mut(), cols, |first, rows| {
+            for (value, pair) in rows.iter_mut().zip(&pairs[first * cols..]) {
+                *value = widen_bf16(u16::from_le_bytes(*pair));
+            }
+        });
         Ok(tensor)
+    }
+
+    /// Returns a tensor `[rows, cols]` whose rows, zero at first, `write` fills: each by itself, on any thread.
+    pub fn fill_rows(
+        &self,
+        rows: usize,
+        cols: usize,
+        write: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Tensor {
+        let mut tensor = Tensor::stale(rows, cols);
+        self.workers().for_rows(tensor.data_mut(), cols, |first, rows| {
+            for (row, values) in (first..).zip(rows.chunks_mut(cols)) {
+                values.fill(0.0);
+                write(row, values);
+            }
+        });
+        tensor
     }
 
     /// Returns the elements of `x`, row-major, on the host.
@@ -101,9 +119,11 @@ impl Device {
     /// [`Device::upload_bf16`] reads.
     pub fn host_bf16(&self, x: &Tensor) -> Vec<u8> {
         let mut bytes = vec![0; x.data().len() * 2];
-        for (pair, &value) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(x.data()) {
-            *pair = (bf16_bits(value) as u16).to_le_bytes();
-        }
+        self.workers().for_rows(bytes.as_chunks_mut::<2>().0, x.cols(), |first, pairs| {
+            for (pair, &value) in pairs.iter_mut().zip(&x.data()[first * x.cols()..]) {
+                *pair = (bf16_bits(value) as u16).to_le_bytes();
+            }
+        });
         bytes
     }
 }

@@ -26,13 +26,14 @@ impl Device {
                 got: cols.to_string(),
             });
         }
-        let mut out = x.clone();
-        self.workers().for_rows(out.data_mut(), cols, |_, rows| {
-            for values in rows.chunks_mut(group) {
+        let mut out = Tensor::stale(x.rows(), cols);
+        self.workers().for_rows(out.data_mut(), cols, |first, rows| {
+            let x = x.data()[first * cols..].chunks(group);
+            for (out, values) in rows.chunks_mut(group).zip(x) {
                 let mean = sum_of_squares(values) / group as f32;
                 let scale = 1.0 / (mean + epsilon).sqrt();
-                for (value, weight) in values.iter_mut().zip(&weight.data) {
-                    *value = *value * scale * weight;
+                for ((out, value), weight) in out.iter_mut().zip(values).zip(&weight.data) {
+                    *out = value * scale * weight;
                 }
             }
         });

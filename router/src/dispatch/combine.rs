@@ -1,24 +1,23 @@
 //! Adds the outputs of each token's experts, always in the order of its routes.
 
-use guildhall_kernels::Routes;
+use guildhall_kernels::{Device, Routes, Tensor};
 
 /// The weighted sum of each token's experts, in f32: [tokens, hidden].
 ///
 /// `add_scaled(t * top_k + r, weight, sum)` adds, weighted, what expert r of token t gave ([hidden]). The order of the
 /// additions is the order of r, wherever the outputs came from and whenever they arrived.
 pub(crate) fn combine(
+    device: &Device,
     routes: &Routes,
     hidden: usize,
-    add_scaled: impl Fn(usize, f32, &mut [f32]),
-) -> Vec<f32> {
+    add_scaled: impl Fn(usize, f32, &mut [f32]) + Sync,
+) -> Tensor {
     let tokens = routes.experts.len() / routes.top_k;
-    let mut combined = vec![0.0; tokens * hidden];
-    for (token, sum) in combined.chunks_exact_mut(hidden).enumerate() {
+    device.fill_rows(tokens, hidden, |token, sum| {
         for pair in token * routes.top_k..(token + 1) * routes.top_k {
             add_scaled(pair, routes.weights[pair], sum);
         }
-    }
-    combined
+    })
 }
 
 /// Adds `weight` times a row of f32.
@@ -30,15 +29,26 @@ pub(crate) fn add_scaled_f32(sum: &mut [f32], weight: f32, row: impl Iterator<It
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::num::NonZeroUsize;
+
+    use guildhall_kernels::CpuOptions;
     use proptest::prelude::*;
 
+    use super::*;
+
     /// Combines rows of two values, pair p's at `row_of_pair(p)`.
-    fn gather(routes: &Routes, outputs: &[f32], row_of_pair: impl Fn(usize) -> usize) -> Vec<f32> {
-        combine(routes, 2, |pair, weight, sum| {
+    fn gather(
+        routes: &Routes,
+        outputs: &[f32],
+        row_of_pair: impl Fn(usize) -> usize + Sync,
+    ) -> Vec<f32> {
+        let device =
+            Device::cpu(CpuOptions { threads: NonZeroUsize::MIN, instruction_set: None }).unwrap();
+        let combined = combine(&device, routes, 2, |pair, weight, sum| {
             let row = row_of_pair(pair);
             add_scaled_f32(sum, weight, outputs[2 * row..2 * row + 2].iter().copied());
-        })
+        });
+        device.host(&combined).into_owned()
     }
 
     #[test]

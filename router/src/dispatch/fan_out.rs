@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use guildhall_ids::{ExpertId, ExpertIdx, LayerIdx, NodeId};
-use guildhall_kernels::{Dtype, Routes};
+use guildhall_kernels::{Device, Dtype, Routes, Tensor};
 
 use super::combine::{add_scaled_f32, combine};
 use super::plan::Wanted;
@@ -192,8 +192,8 @@ impl FanOut {
     }
 
     /// [tokens, hidden]
-    pub(super) fn combined(&self) -> Vec<f32> {
-        combine(&self.routes, self.hidden, |pair, weight, sum| {
+    pub(super) fn combined(&self, device: &Device) -> Tensor {
+        combine(device, &self.routes, self.hidden, |pair, weight, sum| {
             add_scaled(self.dtype, &self.outputs[pair], weight, sum);
         })
     }
@@ -230,6 +230,10 @@ fn is_finite(dtype: Dtype, row: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
+    use guildhall_kernels::CpuOptions;
+
     use super::*;
 
     fn fan_out() -> FanOut {
@@ -241,6 +245,12 @@ mod tests {
     fn ask(fan_out: &mut FanOut, id: u64, node: &str, pair_indices: &[usize]) {
         fan_out.unsent.retain(|pair| !pair_indices.contains(pair));
         fan_out.sent(id, node.parse().unwrap(), pair_indices.into(), Instant::now());
+    }
+
+    fn combined(fan_out: &FanOut) -> Vec<f32> {
+        let device =
+            Device::cpu(CpuOptions { threads: NonZeroUsize::MIN, instruction_set: None }).unwrap();
+        device.host(&fan_out.combined(&device)).into_owned()
     }
 
     fn ones(pairs: usize) -> Bytes {
@@ -261,7 +271,7 @@ mod tests {
         ask(&mut fan_out, 3, "b", &[0, 3]);
         fan_out.store(3, &ones(2)).unwrap();
         assert!(fan_out.is_complete());
-        assert_eq!(fan_out.combined(), [2.0; 8]);
+        assert_eq!(combined(&fan_out), [2.0; 8]);
     }
 
     #[test]
@@ -281,7 +291,7 @@ mod tests {
         ask(&mut fan_out, 4, "b", &[1, 2]);
         fan_out.store(4, &ones(2)).unwrap();
         assert!(fan_out.is_complete());
-        assert_eq!(fan_out.combined(), [2.0; 8]);
+        assert_eq!(combined(&fan_out), [2.0; 8]);
     }
 
     #[test]

@@ -138,8 +138,7 @@ impl Experts for RemoteExperts {
         let busy_poll = self.lane.options.busy_poll;
         self.runtime.block_on(busy_poll.wait(self.lane.collect(&mut fan_out)))?;
         let began = Instant::now();
-        let hidden = self.lane.links.shape().hidden_size;
-        let sum = self.lane.device.upload(&fan_out.combined(), hidden)?;
+        let sum = fan_out.combined(&self.lane.device);
         self.lane.traces.end_layer(began..Instant::now());
         Ok(sum)
     }

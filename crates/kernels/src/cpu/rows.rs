@@ -91,6 +91,15 @@ impl Feeding<'_> {
         let words = part(first..first + self.kernel.words_of_columns(values.len()));
         self.kernel.feed_values(values, words);
     }
+
+    /// Copies the words of a row.
+    ///
+    /// # Safety
+    /// No other thread feeds the same row.
+    unsafe fn copy(&self, row: usize, words: &[u32]) {
+        // SAFETY: the caller keeps rows apart.
+        unsafe { self.words.part(row * self.stride, words.len()) }.copy_from_slice(words);
+    }
 }
 
 impl Kernel {
@@ -107,13 +116,18 @@ impl Kernel {
         }
         let rows = listed.map_or(x.rows(), <[u32]>::len);
         let rows_per_item = (ENOUGH_ELEMENTS / x.cols().max(1)).max(1);
+        // Where rows are listed more than once, copies of what was rounded or quantised once.
+        let once = listed.filter(|_| rows > x.rows()).map(|_| self.feed(x, None, workers));
         self.feed_in_parts(rows, x.cols(), |feeding| {
             workers.run(rows.div_ceil(rows_per_item), |item| {
                 let first = item * rows_per_item;
                 for row in first..rows.min(first + rows_per_item) {
                     let source = listed.map_or(row, |listed| listed[row] as usize);
                     // SAFETY: each row belongs to one item.
-                    unsafe { feeding.feed(row, 0, x.row(source)) };
+                    match &once {
+                        Some(once) => unsafe { feeding.copy(row, once.row(source)) },
+                        None => unsafe { feeding.feed(row, 0, x.row(source)) },
+                    }
                 }
             });
         })
