@@ -18,6 +18,7 @@ use guildhall_transport::{
 };
 
 use crate::batcher::{Waiting, plan_pass, take_batch};
+use crate::meters::Meters;
 use crate::shard::{Held, Shard};
 use crate::{Error, metrics, spans};
 
@@ -122,6 +123,7 @@ pub(crate) struct Worker {
     pub(crate) max_batch_pairs: usize,
     /// How long the compute thread looks for calls before it sleeps.
     pub(crate) busy_poll: BusyPoll,
+    pub(crate) meters: Meters,
 }
 
 impl Worker {
@@ -160,7 +162,7 @@ impl Worker {
         let Some(layer) = ready.first().map(Job::layer) else { return };
         let started = Instant::now();
         match self.compute(layer, &ready, &held) {
-            Ok(outputs) => answer(ready, outputs, started),
+            Ok(outputs) => self.answer(layer, ready, (outputs, started)),
             Err(error) => {
                 tracing::error!(%layer, %error, "computing experts failed");
                 for job in ready {
@@ -173,7 +175,7 @@ impl Worker {
     /// The outputs of each job, in the order of its pairs and the type of the wire.
     fn compute(&self, layer: LayerIdx, jobs: &[Job], held: &Held) -> Result<Vec<Bytes>, Error> {
         let pass = plan_pass(jobs.iter().map(|job| (job.call.tokens, &job.call.pairs[..])));
-        metrics::EXPERTS_READ.add(&[&layer.0.to_string()], pass.groups.len() as u64);
+        self.meters.read(layer, pass.groups.len());
         let x = self.upload(jobs)?;
         let experts = pass.groups.iter().filter_map(|(expert, rows)| {
             let weights = held.get(ExpertId { layer, expert: *expert })?;
@@ -205,6 +207,23 @@ impl Worker {
         };
         Ok(x)
     }
+
+    fn answer(&self, layer: LayerIdx, jobs: Vec<Job>, (outputs, started): (Vec<Bytes>, Instant)) {
+        let compute = started.elapsed();
+        let pairs: usize = jobs.iter().map(Job::pairs).sum();
+        self.meters.computed(layer, pairs, compute);
+        for (job, values) in jobs.into_iter().zip(outputs) {
+            let queue = started.duration_since(job.arrived);
+            let batch_pairs = u32::try_from(pairs).unwrap_or(u32::MAX);
+            let timings = NodeTimings { queue, compute, batch_pairs };
+            self.meters.waited(layer, queue);
+            if let Some(trace) = job.call.trace {
+                tracing::debug!(%trace, %layer, pairs, ?queue, ?compute, "experts computed");
+                spans::record(&job.call, trace, job.arrived, timings);
+            }
+            job.reply.send(NodeEvent::Outputs(CallOutputs { id: job.call.id, values, timings }));
+        }
+    }
 }
 
 /// Passes on a job that can be computed, and answers one that cannot.
@@ -224,30 +243,6 @@ fn accept(job: Job, held: &Held) -> Option<Job> {
         return None;
     }
     Some(job)
-}
-
-fn answer(jobs: Vec<Job>, outputs: Vec<Bytes>, started: Instant) {
-    let compute = started.elapsed();
-    let pairs: usize = jobs.iter().map(Job::pairs).sum();
-    metrics::COMPUTE_TIME.record(compute);
-    metrics::BATCH_PAIRS.histogram_of(&[]).record(pairs as f64);
-    if let Some(job) = jobs.first() {
-        metrics::PAIRS_TOTAL.add(&[&job.layer().0.to_string()], pairs as u64);
-    }
-    for (job, values) in jobs.into_iter().zip(outputs) {
-        let timings = NodeTimings {
-            queue: started.duration_since(job.arrived),
-            compute,
-            batch_pairs: u32::try_from(pairs).unwrap_or(u32::MAX),
-        };
-        metrics::QUEUE_TIME.record(timings.queue);
-        if let Some(trace) = job.call.trace {
-            let (layer, queue) = (job.call.layer, timings.queue);
-            tracing::debug!(%trace, %layer, pairs, ?queue, ?compute, "experts computed");
-            spans::record(&job.call, trace, job.arrived, timings);
-        }
-        job.reply.send(NodeEvent::Outputs(CallOutputs { id: job.call.id, values, timings }));
-    }
 }
 
 /// The rows `rows` of `all`, without a copy when they already stand one after another.

@@ -20,5 +20,6 @@ mod node_tests;
 mod canary;
 mod probe;
 mod metrics;
+mod meters;
 mod spans;
 mod error;

@@ -34,6 +34,11 @@ pub(crate) const PAIRS_TOTAL: Metric = Metric::counter(
     &["layer"],
     "Pairs of a token and an expert that were computed.",
 );
+pub(crate) const LAYER_SECONDS: Metric = Metric::seconds(
+    "guildhall_node_layer_seconds_total",
+    &["layer", "part"],
+    "Time of a layer: of its calls before their batch (queue), and of its batches (compute).",
+);
 pub(crate) const EXPERTS_READ: Metric = Metric::counter(
     "guildhall_node_experts_read_total",
     &["layer"],
@@ -60,6 +65,7 @@ pub(crate) const ALL: &[Metric] = &[
     COMPUTE_TIME,
     BATCH_PAIRS,
     PAIRS_TOTAL,
+    LAYER_SECONDS,
     EXPERTS_READ,
     QUEUED_CALLS,
     REFUSED,

@@ -13,18 +13,19 @@ use crate::service::Node;
 use crate::{Error, metrics};
 
 /// Collects metrics from now on, if they are asked for here or exported.
-pub(crate) fn collect(node: &Node, asked: bool) -> Result<Option<MetricsPage>, Error> {
-    let page = MetricsPage::open_if(asked, metrics::ALL).map_err(Error::Ended)?;
-    if let Some(page) = &page {
-        let (shard, waiting) = (Arc::clone(node.shard()), node.waiting());
-        page.before_each_look(move || {
-            let held = shard.held();
-            metrics::QUEUED_CALLS.set(&[], waiting() as f64);
-            metrics::RESIDENT_EXPERTS.set(&[], held.ids().len() as f64);
-            metrics::RESIDENT_BYTES.set(&[], held.bytes() as f64);
-        });
-    }
-    Ok(page)
+pub(crate) fn collect(asked: bool) -> Result<Option<MetricsPage>, Error> {
+    MetricsPage::open_if(asked, metrics::ALL).map_err(Error::Ended)
+}
+
+/// Has the page show what the node has at each look.
+pub(crate) fn show(page: &MetricsPage, node: &Node) {
+    let (shard, waiting) = (Arc::clone(node.shard()), node.waiting());
+    page.before_each_look(move || {
+        let held = shard.held();
+        metrics::QUEUED_CALLS.set(&[], waiting() as f64);
+        metrics::RESIDENT_EXPERTS.set(&[], held.ids().len() as f64);
+        metrics::RESIDENT_BYTES.set(&[], held.bytes() as f64);
+    });
 }
 
 /// Opens the port and prints its address; what is returned serves it, for ever.

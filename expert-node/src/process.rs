@@ -64,6 +64,7 @@ async fn serve_experts(
         followed = &mut *following => return Err(ended_early(followed.map(|of| of.map_err(Error::from)))),
         () = shutdown.cancelled() => return Ok(()),
     };
+    let page = probe::collect(config.probe.is_some())?;
     let lifecycle = Lifecycle::default();
     let (node, compute) = Node::start(supply, node_options(config), lifecycle.clone())?;
     let listener = Listener::bind(&config.listen).await?;
@@ -72,7 +73,9 @@ async fn serve_experts(
 
     let record = node_record(config, &node, &address);
     let shard = node.shard().clone();
-    let page = probe::collect(&node, config.probe.is_some())?;
+    if let Some(page) = &page {
+        probe::show(page, &node);
+    }
     let probing = match (&config.probe, page) {
         (Some(address), Some(page)) => Some(tokio::spawn(probe::open(address, page).await?)),
         _ => None,

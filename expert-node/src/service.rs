@@ -14,6 +14,7 @@ use guildhall_transport::{
 
 use crate::Error;
 use crate::compute::{ComputeQueue, Worker};
+use crate::meters::Meters;
 use crate::shard::Shard;
 use crate::supply::Supply;
 
@@ -94,6 +95,7 @@ impl Node {
             shard: Arc::clone(&shard),
             max_batch_pairs: options.max_batch_pairs,
             busy_poll: options.busy_poll,
+            meters: Meters::new(shard.supply().config().moe_layers()),
         };
         let (queue, thread) = worker.start(options.max_queued_calls)?;
         Ok((Self { identity: Arc::new(identity), shard, queue, lifecycle }, thread))

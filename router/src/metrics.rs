@@ -103,6 +103,11 @@ pub(crate) const EXPERT_CALL: Metric = Metric::histogram(
     CALL,
     "Time of a call to an expert node: in its queue, computing, and all else (network).",
 );
+pub(crate) const EXPERT_CALL_PARTS: Metric = Metric::seconds(
+    "guildhall_expert_call_part_seconds_total",
+    &["node", "layer", "part"],
+    "The same times, added up for each layer.",
+);
 pub(crate) const EXPERT_PAIRS: Metric = Metric::counter(
     "guildhall_expert_pairs_total",
     &["node", "layer"],
@@ -120,7 +125,7 @@ pub(crate) const EXPERT_DISTINCT: Metric = Metric::counter(
 );
 pub(crate) const EXPERT_BYTES: Metric = Metric::counter(
     "guildhall_expert_call_bytes_total",
-    &["node", "direction"],
+    &["node", "layer", "direction"],
     "Bytes of activations (out) and outputs (back).",
 );
 pub(crate) const EXPERT_FAILURES: Metric = Metric::counter(
@@ -211,6 +216,7 @@ pub(crate) const ALL: &[Metric] = &[
     PREFILL_TIME,
     DECODE_TIME,
     EXPERT_CALL,
+    EXPERT_CALL_PARTS,
     EXPERT_PAIRS,
     EXPERT_TOKENS,
     EXPERT_DISTINCT,
@@ -250,6 +256,7 @@ mod tests {
         for metric in ALL {
             let ending = match metric.kind {
                 MetricKind::Counter => "_total",
+                MetricKind::Seconds => "_seconds_total",
                 MetricKind::Histogram(_) => "_seconds",
                 MetricKind::Gauge => "",
             };

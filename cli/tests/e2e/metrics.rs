@@ -41,17 +41,32 @@ fn check_calls(page: &str) {
         assert!(of_layer("tokens") >= tokens && of_layer("tokens") <= of_layer("pairs"));
         assert!(of_layer("distinct") > 0.0 && of_layer("distinct") <= of_layer("pairs"));
     }
-    let bytes = |direction: &str| -> f64 {
-        let of = |node| {
-            format!(
-                "guildhall_expert_call_bytes_total{{node=\"{node}\",direction=\"{direction}\"}}"
-            )
-        };
-        ["node-0", "node-1"].map(|node| value(page, &of(node))).iter().sum()
-    };
     let row = 2.0 * 192.0;
-    assert!((bytes("back") - 4.0 * 2.0 * tokens * row).abs() < 1e-9, "a row for each pair");
-    assert!(bytes("out") >= 4.0 * tokens * row && bytes("out") <= bytes("back"));
+    for layer in 0..4 {
+        let bytes = |direction: &str| -> f64 {
+            let of = |node| {
+                let labels = format!("node=\"{node}\",layer=\"{layer}\",direction=\"{direction}\"");
+                format!("guildhall_expert_call_bytes_total{{{labels}}}")
+            };
+            ["node-0", "node-1"].map(|node| value(page, &of(node))).iter().sum()
+        };
+        assert!((bytes("back") - 2.0 * tokens * row).abs() < 1e-9, "a row for each pair");
+        assert!(bytes("out") >= tokens * row && bytes("out") <= bytes("back"));
+    }
+}
+
+/// The times of a node's calls are the same whether they are added up by layer or not.
+fn check_times(page: &str, node: &str) {
+    for part in ["queue", "compute", "network"] {
+        let labels = |layer| format!("node=\"{node}\",layer=\"{layer}\",part=\"{part}\"");
+        let of_layer = |layer| {
+            value(page, &format!("guildhall_expert_call_part_seconds_total{{{}}}", labels(layer)))
+        };
+        let layers: f64 = (0..4).map(of_layer).sum();
+        let labels = format!("node=\"{node}\",part=\"{part}\"");
+        let whole = value(page, &format!("guildhall_expert_call_seconds_sum{{{labels}}}"));
+        assert!(whole > 0.0 && (layers - whole).abs() < 1e-6, "{part}: {layers} s of {whole} s");
+    }
 }
 
 #[tokio::test]
@@ -97,6 +112,7 @@ async fn requests_and_calls_are_counted_and_timed() {
         assert!(calls("queue") > 0.0);
         assert_eq!(calls("queue").to_bits(), calls("compute").to_bits());
         assert_eq!(calls("queue").to_bits(), calls("network").to_bits());
+        check_times(&page, node);
     }
     check_calls(&page);
     assert!(value(&page, "process_resident_memory_bytes") > 1e6);
@@ -114,6 +130,13 @@ async fn requests_and_calls_are_counted_and_timed() {
     let of_layers = (0..4).map(|layer| number(&format!("pairs_total{{layer=\"{layer}\"}}")));
     assert_eq!(of_layers.sum::<f64>().to_bits(), number("batch_pairs_sum").to_bits());
     assert!(number("experts_read_total{layer=\"0\"}") > 0.0);
+    for part in ["queue", "compute"] {
+        let of_layer =
+            |layer| number(&format!("layer_seconds_total{{layer=\"{layer}\",part=\"{part}\"}}"));
+        let (layers, whole): (f64, f64) =
+            ((0..4).map(of_layer).sum(), number(&format!("{part}_seconds_sum")));
+        assert!(whole > 0.0 && (layers - whole).abs() < 1e-6, "{part}: {layers} s of {whole} s");
+    }
     assert!(number("queued_calls").abs() < 1e-9);
     // gRPC is on the same port.
     assert!(status(&admin, "secret").await.ready);

@@ -4,7 +4,7 @@ pub use ::metrics::{Counter, Histogram};
 pub use config::{OtlpConfig, OtlpProtocol, TracesSampler};
 pub use errors::error_chain;
 pub use logs::{LogFormat, init_logs};
-pub use metrics::{Metric, MetricKind, MetricsPage};
+pub use metrics::{Metric, MetricKind, MetricsPage, Seconds};
 pub use otlp::Otlp;
 pub use sample::Sample;
 pub use spans::{SPANS_DROPPED, SPANS_EXPORTED, Side, Span, SpanType, is_tracing, request_context};

@@ -26,6 +26,8 @@ pub struct Metric {
 pub enum MetricKind {
     /// It only grows, while the process lives.
     Counter,
+    /// Seconds, of which there are only ever more.
+    Seconds,
     /// It is what it is.
     Gauge,
     /// How many values were at most so large, for each of these.
@@ -41,6 +43,16 @@ impl Metric {
         description: &'static str,
     ) -> Self {
         Self { name, kind: MetricKind::Counter, description, labels }
+    }
+
+    /// Seconds that only grow.
+    #[must_use]
+    pub const fn seconds(
+        name: &'static str,
+        labels: &'static [&'static str],
+        description: &'static str,
+    ) -> Self {
+        Self { name, kind: MetricKind::Seconds, description, labels }
     }
 
     /// A number that comes and goes.
@@ -67,7 +79,7 @@ impl Metric {
     /// A line of a table: name, kind, labels, meaning.
     fn describe(&self) -> String {
         let kind = match self.kind {
-            MetricKind::Counter => "counter",
+            MetricKind::Counter | MetricKind::Seconds => "counter",
             MetricKind::Gauge => "gauge",
             MetricKind::Histogram(_) => "histogram",
         };
@@ -91,6 +103,12 @@ impl Metric {
     /// The counter with these values of its labels, to be kept where it is used often.
     pub fn counter_of(&self, values: &[&str]) -> Counter {
         metrics::counter!(self.name, self.labels(values))
+    }
+
+    /// The seconds with these values of their labels, to be kept where they are used often.
+    pub fn seconds_of(&self, values: &[&str]) -> Seconds {
+        debug_assert_eq!(self.kind, MetricKind::Seconds, "{}", self.name);
+        Seconds(self.counter_of(values))
     }
 
     /// The histogram with these values of its labels, to be kept where it is used often.
@@ -120,10 +138,22 @@ impl Metric {
     }
 }
 
+/// Seconds that add up. The exporter counts in whole numbers, so they are nanoseconds until somebody looks.
+pub struct Seconds(Counter);
+
+impl Seconds {
+    /// Adds a time.
+    pub fn add(&self, time: Duration) {
+        self.0.increment(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+}
+
 /// All metrics of this process.
 #[derive(Clone)]
 pub struct MetricsPage {
     handle: PrometheusHandle,
+    /// Names of those that are counted in nanoseconds.
+    seconds: Arc<[&'static str]>,
     /// Copy what is counted elsewhere; called before each look at the page.
     lookups: Arc<Mutex<Vec<Lookup>>>,
 }
@@ -195,7 +225,9 @@ impl MetricsPage {
         let handle = builder.install_recorder().map_err(|e| format!("metrics: {e}"))?;
         for metric in metrics {
             match metric.kind {
-                MetricKind::Counter => metrics::describe_counter!(metric.name, metric.description),
+                MetricKind::Counter | MetricKind::Seconds => {
+                    metrics::describe_counter!(metric.name, metric.description);
+                }
                 MetricKind::Gauge => metrics::describe_gauge!(metric.name, metric.description),
                 MetricKind::Histogram(_) => {
                     metrics::describe_histogram!(metric.name, metric.description);
@@ -204,7 +236,9 @@ impl MetricsPage {
         }
         let process = metrics_process::Collector::default();
         process.describe();
-        let page = Self { handle, lookups: Arc::default() };
+        let seconds = metrics.iter().filter(|metric| metric.kind == MetricKind::Seconds);
+        let seconds = seconds.map(|metric| metric.name).collect();
+        let page = Self { handle, seconds, lookups: Arc::default() };
         page.before_each_look(move || process.collect());
         Ok(page)
     }
@@ -215,7 +249,7 @@ impl MetricsPage {
         for lookup in &*self.lookups.lock().unwrap_or_else(PoisonError::into_inner) {
             lookup();
         }
-        self.handle.render()
+        in_seconds(&self.handle.render(), &self.seconds)
     }
 
     /// Puts what is recorded into buckets from time to time, for ever; until then each value takes memory.
@@ -227,22 +261,45 @@ impl MetricsPage {
     }
 }
 
+/// A page on which the samples of some metrics are seconds in place of nanoseconds.
+fn in_seconds(page: &str, seconds: &[&str]) -> String {
+    let mut shown = String::with_capacity(page.len());
+    for line in page.lines() {
+        let of =
+            |name: &&str| line.strip_prefix(*name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let sample = seconds.iter().any(of).then(|| line.rsplit_once(' ')).flatten();
+        match sample.and_then(|(labels, value)| Some((labels, value.parse::<u64>().ok()?))) {
+            Some((labels, nanoseconds)) => {
+                shown.push_str(labels);
+                shown.push_str(&format!(" {}", nanoseconds as f64 / 1e9));
+            }
+            None => shown.push_str(line),
+        }
+        shown.push('\n');
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const SECONDS: Metric = Metric::histogram("t_seconds", &[], &[0.1, 1.0], "How long it took.");
     const CALLS: Metric = Metric::counter("t_calls_total", &["node"], "Calls.");
+    const TIME: Metric = Metric::seconds("t_part_seconds_total", &["part"], "Time of parts.");
     const LEVEL: Metric = Metric::gauge("t_level", &[], "How full it is.");
 
     #[test]
     fn a_page_has_what_was_recorded_with_names_and_buckets() {
-        let page = MetricsPage::open(&[SECONDS, CALLS, LEVEL]).unwrap();
+        let page = MetricsPage::open(&[SECONDS, CALLS, TIME, LEVEL]).unwrap();
         SECONDS.record(Duration::from_millis(500));
         SECONDS.record(Duration::from_secs(2));
         CALLS.add(&["a"], 2);
         CALLS.counter_of(&["a"]).increment(1);
         CALLS.counted(&["b"], 7);
+        let time = TIME.seconds_of(&["a 7"]);
+        time.add(Duration::from_micros(250));
+        time.add(Duration::from_secs(2));
         LEVEL.set(&[], 0.25);
         let text = page.render();
         for line in [
@@ -255,6 +312,8 @@ mod tests {
             "t_seconds_count 2",
             "t_calls_total{node=\"a\"} 3",
             "t_calls_total{node=\"b\"} 7",
+            "# TYPE t_part_seconds_total counter",
+            "t_part_seconds_total{part=\"a 7\"} 2.00025",
             "t_level 0.25",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use guildhall_ids::{LayerIdx, NodeId};
-use guildhall_telemetry::{Counter, Histogram};
+use guildhall_telemetry::{Counter, Histogram, Metric, Seconds};
 use guildhall_transport::{Call, NodeTimings};
 
 use crate::metrics;
@@ -38,15 +38,14 @@ impl CallWork {
 #[derive(Default)]
 pub(super) struct Meters(BTreeMap<NodeId, NodeMeters>);
 
+/// What the time of a call is spent on.
+const PARTS: [&str; 3] = ["queue", "compute", "network"];
+
 /// The meters of a node, kept because looking them up takes longer than counting.
 pub(super) struct NodeMeters {
-    queue: Histogram,
-    compute: Histogram,
-    network: Histogram,
+    parts: [Histogram; PARTS.len()],
     name: String,
     layers: BTreeMap<LayerIdx, LayerMeters>,
-    bytes_out: Counter,
-    bytes_back: Counter,
     pub(super) failures: Counter,
     pub(super) hedges: Counter,
 }
@@ -56,6 +55,9 @@ struct LayerMeters {
     pairs: Counter,
     tokens: Counter,
     distinct: Counter,
+    bytes_out: Counter,
+    bytes_back: Counter,
+    parts: [Seconds; PARTS.len()],
 }
 
 impl Meters {
@@ -66,42 +68,62 @@ impl Meters {
 
 impl NodeMeters {
     fn new(node: &str) -> Self {
-        let part = |part| metrics::EXPERT_CALL.histogram_of(&[node, part]);
         Self {
-            queue: part("queue"),
-            compute: part("compute"),
-            network: part("network"),
+            parts: PARTS.map(|part| metrics::EXPERT_CALL.histogram_of(&[node, part])),
             name: node.to_owned(),
             layers: BTreeMap::new(),
-            bytes_out: metrics::EXPERT_BYTES.counter_of(&[node, "out"]),
-            bytes_back: metrics::EXPERT_BYTES.counter_of(&[node, "back"]),
             failures: metrics::EXPERT_FAILURES.counter_of(&[node]),
             hedges: metrics::EXPERT_HEDGES.counter_of(&[node]),
         }
     }
 
+    fn of_layer(&mut self, layer: LayerIdx) -> &LayerMeters {
+        let new = || LayerMeters::new(&self.name, layer);
+        self.layers.entry(layer).or_insert_with(new)
+    }
+
     /// A call was sent.
     pub(super) fn sent(&mut self, layer: LayerIdx, work: &CallWork) {
-        let of_layer = self.layers.entry(layer).or_insert_with(|| {
-            let labels = [self.name.as_str(), &layer.0.to_string()];
-            LayerMeters {
-                pairs: metrics::EXPERT_PAIRS.counter_of(&labels),
-                tokens: metrics::EXPERT_TOKENS.counter_of(&labels),
-                distinct: metrics::EXPERT_DISTINCT.counter_of(&labels),
-            }
-        });
+        let of_layer = self.of_layer(layer);
         of_layer.pairs.increment(work.pairs as u64);
         of_layer.tokens.increment(work.tokens as u64);
         of_layer.distinct.increment(work.distinct as u64);
-        self.bytes_out.increment(work.bytes as u64);
+        of_layer.bytes_out.increment(work.bytes as u64);
     }
 
     /// A call was answered with so many bytes after so long, of which the node says what it was doing.
-    pub(super) fn answered(&self, bytes: usize, whole: Duration, timings: NodeTimings) {
-        self.bytes_back.increment(bytes as u64);
+    pub(super) fn answered(
+        &mut self,
+        layer: LayerIdx,
+        bytes: usize,
+        (whole, timings): (Duration, NodeTimings),
+    ) {
         let network = whole.saturating_sub(timings.queue + timings.compute);
-        self.queue.record(timings.queue.as_secs_f64());
-        self.compute.record(timings.compute.as_secs_f64());
-        self.network.record(network.as_secs_f64());
+        let times = [timings.queue, timings.compute, network];
+        for (part, time) in self.parts.iter().zip(times) {
+            part.record(time.as_secs_f64());
+        }
+        let of_layer = self.of_layer(layer);
+        of_layer.bytes_back.increment(bytes as u64);
+        for (part, time) in of_layer.parts.iter().zip(times) {
+            part.add(time);
+        }
+    }
+}
+
+impl LayerMeters {
+    fn new(node: &str, layer: LayerIdx) -> Self {
+        let layer = layer.0.to_string();
+        let of = |metric: Metric| metric.counter_of(&[node, &layer]);
+        let bytes = |way| metrics::EXPERT_BYTES.counter_of(&[node, &layer, way]);
+        let part = |part| metrics::EXPERT_CALL_PARTS.seconds_of(&[node, &layer, part]);
+        Self {
+            pairs: of(metrics::EXPERT_PAIRS),
+            tokens: of(metrics::EXPERT_TOKENS),
+            distinct: of(metrics::EXPERT_DISTINCT),
+            bytes_out: bytes("out"),
+            bytes_back: bytes("back"),
+            parts: PARTS.map(part),
+        }
     }
 }

@@ -332,11 +332,9 @@ impl Lane {
         match event {
             Ok(NodeEvent::Outputs(outputs)) => {
                 if let Some(sent) = fan_out.sent_at(outputs.id) {
-                    self.meters.of(node).answered(
-                        outputs.values.len(),
-                        sent.elapsed(),
-                        outputs.timings,
-                    );
+                    let times = (sent.elapsed(), outputs.timings);
+                    let bytes = outputs.values.len();
+                    self.meters.of(node).answered(fan_out.layer, bytes, times);
                     self.traces.answered(outputs.id, outputs.timings);
                 }
                 if let Err(what) = fan_out.store(outputs.id, &outputs.values) {
