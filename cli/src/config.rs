@@ -214,6 +214,10 @@ pub(crate) struct UpOptions {
     #[arg(long, env = "GUILDHALL_ADMIN_PORT", default_value_t = 0)]
     pub(crate) admin_port: u16,
 
+    /// --metrics-per-expert of the router.
+    #[arg(long, env = "GUILDHALL_METRICS_PER_EXPERT")]
+    pub(crate) metrics_per_expert: bool,
+
     /// Key of the admin API; default: a new one, which is printed.
     #[arg(long, env = "GUILDHALL_ADMIN_API_KEY", hide_env_values = true)]
     pub(crate) admin_api_key: Option<String>,

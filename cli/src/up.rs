@@ -257,6 +257,9 @@ impl Cluster<'_> {
         command.arg("--grpc-port").arg(self.options.grpc_port.to_string());
         command.arg("--port").arg(self.options.port.to_string());
         command.arg("--admin-port").arg(self.options.admin_port.to_string());
+        if self.options.metrics_per_expert {
+            command.arg("--metrics-per-expert");
+        }
         // Arguments can be seen by every user of the machine.
         command.env("GUILDHALL_ADMIN_API_KEY", admin_key);
         command.arg("--experts").arg(self.options.experts.to_string());

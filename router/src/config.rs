@@ -38,6 +38,10 @@ pub struct RouterConfig {
     #[arg(long, env = "GUILDHALL_ADMIN_PORT")]
     pub admin_port: Option<u16>,
 
+    /// Show how often each expert was used among the metrics: layers × experts series, thousands for a large model.
+    #[arg(long, env = "GUILDHALL_METRICS_PER_EXPERT")]
+    pub metrics_per_expert: bool,
+
     /// API keys, separated by commas; every call but for health needs one. Default: none is needed.
     #[arg(long, env = "GUILDHALL_API_KEY", value_delimiter = ',', hide_env_values = true)]
     pub api_key: Vec<String>,

@@ -138,6 +138,11 @@ pub(crate) const EXPERT_HEDGES: Metric = Metric::counter(
     &["node"],
     "Calls that a node was so late with that others were asked too.",
 );
+pub(crate) const EXPERT_LOAD: Metric = Metric::counter(
+    "guildhall_expert_load_total",
+    &["layer", "expert"],
+    "Tokens that this router has routed to each expert; only with --metrics-per-expert.",
+);
 pub(crate) const LINKS: Metric = Metric::gauge(
     "guildhall_expert_link",
     &["node", "state"],
@@ -223,6 +228,7 @@ pub(crate) const ALL: &[Metric] = &[
     EXPERT_BYTES,
     EXPERT_FAILURES,
     EXPERT_HEDGES,
+    EXPERT_LOAD,
     LINKS,
     NODES,
     MISSING_EXPERTS,

@@ -32,7 +32,7 @@ pub async fn run(config: RouterConfig, shutdown: CancellationToken) -> Result<()
     config.check().map_err(Error::Config)?;
     let health = Health::new(shutdown.child_token(), config.stall_timeout);
     let frontend = Frontend::new(health.clone(), config.traces());
-    metrics_page::open(&frontend, config.admin_port.is_some())?;
+    metrics_page::open(&frontend, &config)?;
     let ended = CancellationToken::new();
     let (mut servers, address) =
         Servers::start(&config, &frontend, (shutdown.clone(), ended.clone())).await?;

@@ -1,10 +1,16 @@
 //! The page with the metrics of a router.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
+use guildhall_telemetry::Sample;
 use guildhall_testkit::client::{connect, greedy, idle_status, status};
 use guildhall_testkit::cluster::{Cluster, demo};
+
+/// Layers of the demonstration model, and experts of each.
+const LAYERS: usize = 4;
+const EXPERTS: usize = 16;
 
 const ADMIN: [&str; 4] = ["--admin-port", "0", "--admin-api-key", "secret"];
 
@@ -26,11 +32,18 @@ pub(crate) fn value(page: &str, name: &str) -> f64 {
     line.unwrap_or_else(|| panic!("{name} is not in\n{page}")).trim().parse().unwrap()
 }
 
+/// The number of tokens of an expert.
+fn load(layer: usize, expert: usize) -> String {
+    format!("guildhall_expert_load_total{{layer=\"{layer}\",expert=\"{expert}\"}}")
+}
+
 /// What the two requests needed of the nodes.
 fn check_calls(page: &str) {
     // 40 tokens of a prompt, 8 of the same one of which 32 were found, 9 of each answer; two experts for each.
     let tokens = f64::from(40 + 8 + 2 * 9);
-    for layer in 0..4 {
+    for layer in 0..LAYERS {
+        let loads: f64 = (0..EXPERTS).map(|expert| value(page, &load(layer, expert))).sum();
+        assert!((loads - 2.0 * tokens).abs() < 1e-9, "{loads}");
         let of_layer = |name: &str| -> f64 {
             let on = |node| {
                 format!("guildhall_expert_{name}_total{{node=\"{node}\",layer=\"{layer}\"}}")
@@ -42,7 +55,7 @@ fn check_calls(page: &str) {
         assert!(of_layer("distinct") > 0.0 && of_layer("distinct") <= of_layer("pairs"));
     }
     let row = 2.0 * 192.0;
-    for layer in 0..4 {
+    for layer in 0..LAYERS {
         let bytes = |direction: &str| -> f64 {
             let of = |node| {
                 let labels = format!("node=\"{node}\",layer=\"{layer}\",direction=\"{direction}\"");
@@ -62,7 +75,7 @@ fn check_times(page: &str, node: &str) {
         let of_layer = |layer| {
             value(page, &format!("guildhall_expert_call_part_seconds_total{{{}}}", labels(layer)))
         };
-        let layers: f64 = (0..4).map(of_layer).sum();
+        let layers: f64 = (0..LAYERS).map(of_layer).sum();
         let labels = format!("node=\"{node}\",part=\"{part}\"");
         let whole = value(page, &format!("guildhall_expert_call_seconds_sum{{{labels}}}"));
         assert!(whole > 0.0 && (layers - whole).abs() < 1e-6, "{part}: {layers} s of {whole} s");
@@ -71,7 +84,8 @@ fn check_times(page: &str, node: &str) {
 
 #[tokio::test]
 async fn requests_and_calls_are_counted_and_timed() {
-    let cluster = Cluster::start_with(&demo(), "bf16", 2, &["--probe", "127.0.0.1:0"], &ADMIN);
+    let more = [&ADMIN[..], &["--metrics-per-expert"]].concat();
+    let cluster = Cluster::start_with(&demo(), "bf16", 2, &["--probe", "127.0.0.1:0"], &more);
     let mut client = connect(&cluster.address).await;
     let mut request = greedy(&[7; 40], 10);
     request.outputs = None;
@@ -115,6 +129,7 @@ async fn requests_and_calls_are_counted_and_timed() {
         check_times(&page, node);
     }
     check_calls(&page);
+    check_labels(&page);
     assert!(value(&page, "process_resident_memory_bytes") > 1e6);
     let layer = |name, of| format!("guildhall_{name}{{layer=\"3\",of=\"{of}\"}}");
     for of in ["experts", "nodes"] {
@@ -127,17 +142,68 @@ async fn requests_and_calls_are_counted_and_timed() {
     assert!(number("resident_experts") > 0.0 && number("resident_bytes") > 0.0, "{page}");
     assert!(number("queue_seconds_count") >= number("compute_seconds_count"));
     assert_eq!(number("batch_pairs_count").to_bits(), number("compute_seconds_count").to_bits());
-    let of_layers = (0..4).map(|layer| number(&format!("pairs_total{{layer=\"{layer}\"}}")));
+    let of_layers = (0..LAYERS).map(|layer| number(&format!("pairs_total{{layer=\"{layer}\"}}")));
     assert_eq!(of_layers.sum::<f64>().to_bits(), number("batch_pairs_sum").to_bits());
     assert!(number("experts_read_total{layer=\"0\"}") > 0.0);
     for part in ["queue", "compute"] {
         let of_layer =
             |layer| number(&format!("layer_seconds_total{{layer=\"{layer}\",part=\"{part}\"}}"));
         let (layers, whole): (f64, f64) =
-            ((0..4).map(of_layer).sum(), number(&format!("{part}_seconds_sum")));
+            ((0..LAYERS).map(of_layer).sum(), number(&format!("{part}_seconds_sum")));
         assert!(whole > 0.0 && (layers - whole).abs() < 1e-6, "{part}: {layers} s of {whole} s");
     }
     assert!(number("queued_calls").abs() < 1e-9);
     // gRPC is on the same port.
     assert!(status(&admin, "secret").await.ready);
+}
+
+/// Whatever is asked for, the values of labels are of the model, of the cluster, or of a few words.
+fn check_labels(page: &str) {
+    let samples = page.lines().filter(|line| line.starts_with("guildhall_"));
+    for sample in samples.filter_map(Sample::read) {
+        for (label, value) in &sample.labels {
+            let below = |limit| value.parse::<usize>().is_ok_and(|number| number < limit);
+            let is_known = match *label {
+                "layer" => below(LAYERS),
+                "expert" => below(EXPERTS),
+                "node" => ["node-0", "node-1"].contains(&value.as_str()),
+                "le" => value.parse::<f64>().is_ok(),
+                "part" | "direction" | "state" | "kind" | "of" | "finished_reason" => {
+                    value.bytes().all(|letter| letter.is_ascii_lowercase())
+                }
+                _ => false,
+            };
+            assert!(is_known, "{}: {label} is {value:?}", sample.name);
+        }
+    }
+}
+
+/// The names of a page's numbers of Guildhall, with their labels.
+fn series(page: &str) -> BTreeSet<String> {
+    let numbers = page.lines().filter(|line| line.starts_with("guildhall_"));
+    numbers.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
+}
+
+#[tokio::test]
+async fn experts_have_series_where_that_is_wanted_and_no_request_adds_any() {
+    let check = async |more: &[&str], experts: usize| {
+        let cluster = Cluster::start(&demo(), "bf16", 0, &[&ADMIN, more].concat());
+        let admin = cluster.admin.clone().unwrap();
+        let mut client = connect(&cluster.address).await;
+        let mut pages = Vec::new();
+        for prompt in [&[7; 40][..], &[1, 2, 3, 4, 5]] {
+            client.generate(greedy(prompt, 4)).await.unwrap();
+            idle_status(&admin, "secret").await;
+            pages.push(scrape(&admin, "secret"));
+        }
+        let [first, second] = &pages[..] else { unreachable!() };
+        assert_eq!(series(first), series(second), "{more:?}");
+        let of = |layer| (0..experts).map(move |expert| load(layer, expert));
+        let expected: BTreeSet<String> = (0..LAYERS).flat_map(of).collect();
+        let mut found = series(second);
+        found.retain(|name| name.starts_with("guildhall_expert_load"));
+        assert_eq!(found, expected, "{more:?}");
+    };
+    check(&[], 0).await;
+    check(&["--metrics-per-expert"], EXPERTS).await;
 }

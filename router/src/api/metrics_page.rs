@@ -11,20 +11,24 @@ use guildhall_placement::measures::Measures;
 use guildhall_telemetry::MetricsPage;
 
 use super::frontend::{Frontend, Serving};
-use crate::balancer::{Balancer, LinkState};
-use crate::{Error, metrics};
+use crate::balancer::{Balancer, LinkState, LoadCounter};
+use crate::{Error, RouterConfig, metrics};
 
 /// Collects metrics from now on, if they are asked for here or exported.
-pub(crate) fn open(frontend: &Frontend, asked: bool) -> Result<(), Error> {
+pub(crate) fn open(frontend: &Frontend, config: &RouterConfig) -> Result<(), Error> {
+    let asked = config.admin_port.is_some();
     let page = MetricsPage::open_if(asked, metrics::ALL).map_err(Error::Engine)?;
     let Some(page) = page else { return Ok(()) };
-    let frontend = frontend.clone();
+    let (frontend, per_expert) = (frontend.clone(), config.metrics_per_expert);
     page.before_each_look(move || {
         if let Ok(serving) = frontend.serving() {
             look_at_engine(serving);
         }
         if let Some(cluster) = frontend.cluster() {
             look_at_cluster(cluster);
+        }
+        if let Some(load) = frontend.load().filter(|_| per_expert) {
+            look_at_experts(load);
         }
     });
     Ok(())
@@ -73,6 +77,17 @@ fn look_at_cluster(cluster: &Balancer) {
     metrics::IS_LEADER.set(&[], if report.is_some() { 1.0 } else { 0.0 });
     if let Some(report) = report {
         show_balance(&report);
+    }
+}
+
+fn look_at_experts(load: &LoadCounter) {
+    let (grid, tokens) = (load.grid(), load.load().tokens);
+    let layers = tokens.chunks(grid.n_experts.max(1) as usize);
+    for (layer, experts) in grid.layers.iter().zip(layers) {
+        let layer = layer.0.to_string();
+        for (expert, &tokens) in experts.iter().enumerate() {
+            metrics::EXPERT_LOAD.counted(&[&layer, &expert.to_string()], tokens);
+        }
     }
 }
 
