@@ -13,6 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use guildhall_ids::{ExpertId, LayerIdx};
 use guildhall_kernels::{Device, Dtype, ExpertRows, Tensor};
+use guildhall_telemetry::trace_ids;
 use guildhall_transport::{
     BusyPoll, Call, CallFailure, CallOutputs, FailureReason, NodeEvent, NodeTimings, ReplySlot,
 };
@@ -164,7 +165,8 @@ impl Worker {
         match self.compute(layer, &ready, &held) {
             Ok(outputs) => self.answer(layer, ready, (outputs, started)),
             Err(error) => {
-                tracing::error!(%layer, %error, "computing experts failed");
+                let trace_id = trace_ids(ready.iter().filter_map(|job| job.call.trace));
+                tracing::error!(%layer, %error, trace_id, "computing experts failed");
                 for job in ready {
                     job.fail(FailureReason::Compute, error.to_string());
                 }
@@ -218,7 +220,7 @@ impl Worker {
             let timings = NodeTimings { queue, compute, batch_pairs };
             self.meters.waited(layer, queue);
             if let Some(trace) = job.call.trace {
-                tracing::debug!(%trace, %layer, pairs, ?queue, ?compute, "experts computed");
+                tracing::debug!(trace_id = %trace, %layer, pairs, ?queue, ?compute, "experts computed");
                 spans::record(&job.call, trace, job.arrived, timings);
             }
             job.reply.send(NodeEvent::Outputs(CallOutputs { id: job.call.id, values, timings }));

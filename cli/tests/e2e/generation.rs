@@ -115,7 +115,8 @@ async fn a_trace_reaches_the_expert_nodes() {
     let named = ["--model", model.to_str().unwrap()];
     let router = Process::start([&["router"], &args[..], &named].concat());
     let store = router.line_after("cluster port on ");
-    let more = ["--listen", "127.0.0.1:0", "--store", &store, "--log", "debug"];
+    let more =
+        ["--listen", "127.0.0.1:0", "--store", &store, "--log", "debug", "--log-format", "json"];
     let node = start_node(&model, "bf16", 0, &more);
     let mut client = connect(&router.line_after("router listening on ")).await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -123,5 +124,5 @@ async fn a_trace_reaches_the_expert_nodes() {
     let header = format!("00-{trace}-00f067aa0ba902b7-01");
     request.metadata_mut().insert("traceparent", header.parse().unwrap());
     client.generate(request).await.unwrap();
-    node.wait_for_log(trace);
+    node.wait_for_log(&format!("\"trace_id\":\"{trace}\""));
 }

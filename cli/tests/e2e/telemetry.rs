@@ -8,6 +8,8 @@ use guildhall_testkit::cluster::{Cluster, demo, golden};
 use guildhall_testkit::collector::{
     Collected, Collector, Metric, NumberDataPoint, metric, number_data_point,
 };
+use guildhall_testkit::impostor::Impostor;
+use serde_json::Value;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
@@ -106,6 +108,32 @@ async fn a_generate_call_is_one_trace_from_the_client_into_two_expert_nodes() {
         }
     }
     assert_eq!(nodes, BTreeSet::from(["node-0".into(), "node-1".into()]));
+}
+
+/// The values of a field in the log lines with this message.
+fn logged(log: &str, message: &str, field: &str) -> Vec<String> {
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let about = lines.filter(|line| line["message"] == message);
+    about.map(|line| line[field].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_lines_about_a_request_name_its_trace() {
+    let json = ["--log-format", "json"];
+    let (cluster, impostors) = Cluster::start_behind_impostors(&demo(), "bf16", 2, &json);
+    let mut client = connect(&cluster.address).await;
+    client.generate(asking(&[], 2)).await.unwrap();
+    impostors.iter().for_each(Impostor::spoil);
+    let caller = format!("00-{TRACE}-{CALLER}-01");
+    client.generate(asking(&[("traceparent", &caller)], 5)).await.unwrap_err();
+    let log = cluster.router.log();
+    assert_eq!(logged(&log, "a step failed", "trace_id"), [TRACE], "{log}");
+    let quarantined = logged(&log, "expert node is in quarantine", "trace_id");
+    assert!(!quarantined.is_empty() && quarantined.iter().all(|id| id == TRACE), "{log}");
+    // Who names no trace is logged without one.
+    client.generate(asking(&[], 5)).await.unwrap_err();
+    let log = cluster.router.log();
+    assert_eq!(logged(&log, "a step failed", "trace_id"), [TRACE, ""], "{log}");
 }
 
 /// The parts of a call add up to it; returns the node that answered it.

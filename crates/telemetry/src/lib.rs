@@ -8,7 +8,7 @@ pub use metrics::{Metric, MetricKind, MetricsPage, Seconds};
 pub use otlp::Otlp;
 pub use sample::Sample;
 pub use spans::{SPANS_DROPPED, SPANS_EXPORTED, Side, Span, SpanType, is_tracing, request_context};
-pub use trace_context::{InvalidTraceContext, TraceContext};
+pub use trace_context::{InvalidTraceContext, TraceContext, trace_ids};
 
 mod config;
 mod errors;

@@ -1,5 +1,6 @@
 //! W3C trace context: which trace a call belongs to.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A trace id, the caller's span id and the flags, as `traceparent` carries them.
@@ -101,6 +102,12 @@ impl TraceContext {
         bytes[24..].copy_from_slice(&hex::<1>(flags)?);
         Self::from_bytes(&bytes)
     }
+}
+
+/// The trace ids of what a log line is about, as its field `trace_id`; nothing where there is no trace.
+pub fn trace_ids(of: impl IntoIterator<Item = TraceContext>) -> Option<String> {
+    let ids: BTreeSet<String> = of.into_iter().map(|context| context.to_string()).collect();
+    (!ids.is_empty()).then(|| ids.into_iter().collect::<Vec<_>>().join(" "))
 }
 
 /// The trace id in hex, by which logs and traces find each other.

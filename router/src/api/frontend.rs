@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use guildhall_telemetry::trace_ids;
 use tokio::time::Instant;
 
 use super::admission::Admission;
@@ -128,9 +129,12 @@ impl Frontend {
         let Serving { model, admission, engine } = self.serving()?;
         let permit = admission.enter(validate::n(&ask.wire)?)?;
         // Tokenising a long text takes milliseconds, which other requests should not wait for.
-        let checked_against = model.clone();
+        let (checked_against, trace) = (model.clone(), ask.trace.context);
         let checked = tokio::task::spawn_blocking(move || validate::request(&checked_against, ask));
-        let panicked = |e| Refusal::new(RefusalKind::Internal, format!("reading the request: {e}"));
+        let panicked = |error| {
+            tracing::error!(%error, trace_id = trace_ids(trace), "reading a request panicked");
+            Refusal::new(RefusalKind::Internal, format!("reading the request: {error}"))
+        };
         let mut checked = checked.await.map_err(panicked)??;
         let deadline = checked
             .timeout

@@ -43,6 +43,11 @@ impl CallTraces {
         *self = Self { step, since: Some(Instant::now()), ..Self::default() };
     }
 
+    /// The trace that the step is in, for logs.
+    pub(super) fn trace(&self) -> Option<TraceContext> {
+        self.step.map(|step| step.context)
+    }
+
     pub(super) fn begin_layer(&mut self, layer: LayerIdx) {
         let noted = self.step.filter(|step| step.noted);
         self.layer = noted.map(|step| LayerTrace {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use guildhall_ids::{ExpertId, NodeId};
+use guildhall_telemetry::{TraceContext, trace_ids};
 use guildhall_transport::{
     Call, Endpoint, Error, ExpertLink, FrameShape, GrpcLink, Handshake, NodeEvent,
 };
@@ -29,6 +30,8 @@ pub(crate) struct Links {
     instances: BTreeMap<NodeId, u64>,
     /// Where it is shown how the links are.
     shown: Arc<LinkStates>,
+    /// The trace of the step whose calls are on the links, for logs.
+    trace: Option<TraceContext>,
 }
 
 struct OpenLink {
@@ -62,7 +65,13 @@ impl Links {
             health: BTreeMap::new(),
             instances: BTreeMap::new(),
             shown,
+            trace: None,
         }
+    }
+
+    /// What follows is for a step in this trace, or for none.
+    pub(crate) fn serve(&mut self, trace: Option<TraceContext>) {
+        self.trace = trace;
     }
 
     pub(crate) fn shape(&self) -> FrameShape {
@@ -161,7 +170,8 @@ impl Links {
         let is_news = self.health.entry(node.clone()).or_default().quarantine(Instant::now());
         self.shown.quarantined(node, Instant::now() + QUARANTINE, reason);
         if is_news {
-            tracing::error!(%node, reason, rest = ?QUARANTINE, "expert node is in quarantine");
+            let trace_id = trace_ids(self.trace);
+            tracing::error!(%node, reason, rest = ?QUARANTINE, trace_id, "expert node is in quarantine");
         }
     }
 

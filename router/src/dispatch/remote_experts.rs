@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use guildhall_ids::{ExpertId, ExpertIdx, NodeId};
 use guildhall_kernels::{Device, Dtype, Tensor};
-use guildhall_telemetry::Span;
+use guildhall_telemetry::{Span, trace_ids};
 use guildhall_transport::{
     BusyPoll, Call, FailureReason, FrameShape, Handshake, NodeEvent, max_pairs,
 };
@@ -145,9 +145,11 @@ impl Experts for RemoteExperts {
 
     fn begin_step(&mut self, step: Option<StepContext>) {
         self.lane.traces.begin_step(step);
+        self.lane.links.serve(self.lane.traces.trace());
     }
 
     fn end_step(&mut self) -> Vec<Span> {
+        self.lane.links.serve(None);
         self.lane.traces.end_step()
     }
 
@@ -312,8 +314,8 @@ impl Lane {
             if asked > 0 {
                 self.links.is_late(&node, id);
                 self.meters.of(&node).hedges.increment(1);
-                let layer = fan_out.layer;
-                tracing::debug!(%node, %layer, pairs = asked, "late; others are asked too");
+                let (layer, trace_id) = (fan_out.layer, trace_ids(self.traces.trace()));
+                tracing::debug!(%node, %layer, pairs = asked, trace_id, "late; others are asked too");
             }
         }
     }
@@ -344,7 +346,8 @@ impl Lane {
                 self.lacking_since = None;
             }
             Ok(NodeEvent::Failure(failure)) => {
-                tracing::warn!(%node, layer = %fan_out.layer, %failure, "expert call failed");
+                let (layer, trace_id) = (fan_out.layer, trace_ids(self.traces.trace()));
+                tracing::warn!(%node, %layer, %failure, trace_id, "expert call failed");
                 self.last_failure = format!("{node}: {failure}");
                 self.meters.of(node).failures.increment(1);
                 self.traces.failed(failure.id, &self.last_failure);
@@ -396,7 +399,8 @@ impl Lane {
     fn give_up_on_silent(&mut self, fan_out: &mut FanOut) {
         let Some(moment) = Instant::now().checked_sub(self.options.call_timeout) else { return };
         for node in self.links.silent_since(moment) {
-            tracing::warn!(%node, layer = %fan_out.layer, "expert node does not answer");
+            let (layer, trace_id) = (fan_out.layer, trace_ids(self.traces.trace()));
+            tracing::warn!(%node, %layer, trace_id, "expert node does not answer");
             self.last_failure = format!("{node} did not answer in {:?}", self.options.call_timeout);
             self.meters.of(&node).failures.increment(1);
             self.links.fail(&node);
@@ -409,7 +413,8 @@ impl Lane {
         // A quarantine was logged where it began.
         let is_logged = matches!(error, guildhall_transport::Error::Protocol { .. });
         if !is_logged && text != self.last_failure {
-            tracing::warn!(%node, %error, "expert node cannot be used");
+            let trace_id = trace_ids(self.traces.trace());
+            tracing::warn!(%node, %error, trace_id, "expert node cannot be used");
         }
         self.last_failure = text;
     }

@@ -1,6 +1,6 @@
 //! The lane's thread: everything between a queued request and its chunks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use guildhall_kernels::KvCache;
+use guildhall_telemetry::TraceContext;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -193,6 +194,14 @@ impl Lane {
                 sequence.fail(Failure::DeadlineExceeded);
             }
         }
+    }
+
+    /// The traces of the requests of some sequences, for logs.
+    pub(super) fn traces_of(
+        &self,
+        ids: &BTreeSet<SequenceId>,
+    ) -> impl Iterator<Item = TraceContext> {
+        ids.iter().filter_map(|id| self.sequences.get(id)?.trace())
     }
 
     /// Takes a sequence out of the queue and frees its blocks.

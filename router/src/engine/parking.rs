@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use guildhall_ids::ExpertId;
+use guildhall_telemetry::trace_ids;
 
 use super::lane::Lane;
 use crate::request::Failure;
@@ -116,13 +117,17 @@ impl Lane {
 
     fn park(&mut self, ids: &BTreeSet<SequenceId>, lacking: &Lacking) {
         let now = Instant::now();
-        let mut first_times = 0;
+        let mut first_times = BTreeSet::new();
         for &id in ids {
             self.options.scheduler.park(id);
-            first_times += usize::from(self.parking.park(id, lacking, now));
+            if self.parking.park(id, lacking, now) {
+                first_times.insert(id);
+            }
         }
-        if first_times > 0 {
-            tracing::warn!(sequences = first_times, why = %lacking, "sequences wait for experts");
+        if !first_times.is_empty() {
+            let (sequences, trace_id) =
+                (first_times.len(), trace_ids(self.traces_of(&first_times)));
+            tracing::warn!(sequences, why = %lacking, trace_id, "sequences wait for experts");
         }
     }
 
@@ -130,8 +135,9 @@ impl Lane {
     pub(super) fn mind_parked(&mut self) {
         let now = Instant::now();
         for (id, lacking) in self.parking.take_overdue(now) {
-            tracing::error!(why = %lacking, "a sequence waited too long for experts");
             if let Some(mut sequence) = self.remove(id) {
+                let trace_id = trace_ids(sequence.trace());
+                tracing::error!(why = %lacking, trace_id, "a sequence waited too long for experts");
                 sequence.fail(Failure::Unavailable(lacking.to_string()));
             }
         }

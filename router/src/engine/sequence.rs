@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use guildhall_telemetry::{TraceContext, trace_ids};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -107,6 +108,11 @@ impl Sequence {
         self.request.outputs.routed_experts
     }
 
+    /// The trace of its request, for logs.
+    pub(super) fn trace(&self) -> Option<TraceContext> {
+        self.request.trace.context
+    }
+
     /// The trace that its steps may be recorded in.
     pub(super) fn traced(&self) -> Option<Traced> {
         let phase = self.timing.phase().or(self.request.trace.context)?;
@@ -182,6 +188,8 @@ impl Sequence {
             NoToken::BrokenLogits => {
                 let position = self.tokens.len();
                 let what = format!("the model gave broken logits at position {position}");
+                let trace_id = trace_ids(self.trace());
+                tracing::error!(request = %self.request.id, trace_id, "{what}");
                 Failure::Internal(what)
             }
             NoToken::AllForbidden => Failure::Constraint("no token can follow".into()),
@@ -264,7 +272,8 @@ impl Sequence {
             Ok(()) => true,
             Err(TrySendError::Closed(_)) => false,
             Err(TrySendError::Full(_)) => {
-                tracing::warn!(request = %self.request.id, "the client reads too slowly; given up");
+                let trace_id = trace_ids(self.trace());
+                tracing::warn!(request = %self.request.id, trace_id, "the client reads too slowly; given up");
                 self.give_up_slow_reader();
                 false
             }

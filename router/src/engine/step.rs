@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use guildhall_kernels::SequenceSpan;
-use guildhall_telemetry::error_chain;
+use guildhall_telemetry::{error_chain, trace_ids};
 
 use super::lane::Lane;
 use super::sequence::{Next, Sequence};
@@ -123,7 +123,8 @@ impl Lane {
     /// Ends sequences of a step that could not be computed.
     pub(super) fn fail(&mut self, ids: &BTreeSet<SequenceId>, error: &Error) {
         let text = error_chain(error);
-        tracing::error!(sequences = ids.len(), error = text, "a step failed");
+        let trace_id = trace_ids(self.traces_of(ids));
+        tracing::error!(sequences = ids.len(), error = text, trace_id, "a step failed");
         let failure = match error {
             Error::Transport(_) => Failure::Unavailable(text),
             _ => Failure::Internal(text),

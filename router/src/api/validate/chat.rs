@@ -1,6 +1,7 @@
 //! From a conversation to the tokens of a prompt.
 
 use guildhall_chat::{self as chat, Forced, ToolFormat, forced_grammar};
+use guildhall_telemetry::{TraceContext, trace_ids};
 
 use super::encode;
 use crate::api::ask::{Conversation, ToolChoice};
@@ -22,11 +23,12 @@ pub(super) struct Prompt {
 const MAX_MESSAGES: usize = 16_384;
 const MAX_TOOLS: usize = 1024;
 
-/// Renders a conversation with the model's template; `prefix` comes before the names of fields in refusals.
+/// Renders a conversation with the model's template; `prefix` comes before the names of fields in refusals, and
+/// logs name the trace.
 pub(super) fn prompt(
     model: &ServedModel,
     conversation: Conversation,
-    prefix: &str,
+    (prefix, trace): (&str, Option<TraceContext>),
 ) -> Result<Prompt, Refusal> {
     let invalid = |field: &str, what: String| Refusal::invalid(format!("{prefix}{field}"), what);
     let Some(template) = &model.chat_template else {
@@ -42,7 +44,7 @@ pub(super) fn prompt(
         chat::Error::Conversation { field, what } => invalid(&field, what),
         chat::Error::Refused(why) => invalid("messages", why),
         broken => {
-            tracing::error!(error = %broken, "the chat template failed");
+            tracing::error!(error = %broken, trace_id = trace_ids(trace), "the chat template failed");
             Refusal::new(RefusalKind::Internal, broken.to_string())
         }
     };

@@ -60,7 +60,7 @@ pub(crate) fn request(model: &ServedModel, ask: Ask) -> Result<Checked, Refusal>
     let mut tools = None;
     let prompt = match (conversation, wire.prompt.take()) {
         (Some(conversation), _) => {
-            let prompt = chat::prompt(model, conversation, "")?;
+            let prompt = chat::prompt(model, conversation, ("", trace.context))?;
             tools = prompt.tools;
             form = merge(form, prompt.forced)?;
             prompt.tokens
@@ -68,7 +68,7 @@ pub(crate) fn request(model: &ServedModel, ask: Ask) -> Result<Checked, Refusal>
         (None, Some(v1::generate_request::Prompt::Chat(chat))) => {
             let conversation = Conversation::try_from(chat)
                 .map_err(|(field, what)| Refusal::invalid(format!("chat.{field}"), what))?;
-            let prompt = chat::prompt(model, conversation, "chat.")?;
+            let prompt = chat::prompt(model, conversation, ("chat.", trace.context))?;
             tools = prompt.tools;
             form = merge(form, prompt.forced)?;
             prompt.tokens
@@ -125,7 +125,7 @@ pub(crate) fn chat_tokens(
     model: &ServedModel,
     conversation: Conversation,
 ) -> Result<Vec<u32>, Refusal> {
-    Ok(chat::prompt(model, conversation, "")?.tokens)
+    Ok(chat::prompt(model, conversation, ("", None))?.tokens)
 }
 
 fn check_prompt(model: &ServedModel, ids: &[u32]) -> Result<(), Refusal> {
