@@ -1,23 +1,29 @@
 //! All experts in this process: the oracle of the distributed answer, and the single-machine baseline.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::time::Instant;
 
 use guildhall_checkpoint::Checkpoint;
-use guildhall_ids::{ExpertId, LayerIdx};
-use guildhall_kernels::{Device, ExpertRows, ExpertWeights, Routes, Tensor, WeightFormat};
+use guildhall_ids::ExpertId;
+use guildhall_kernels::{Device, ExpertRows, ExpertWeights, Tensor, WeightFormat};
+use guildhall_telemetry::Span;
 
 use crate::Error;
 use crate::balancer::LoadCounter;
-use crate::dispatch::{add_scaled_f32, combine};
+use crate::dispatch::{CallTraces, add_scaled_f32, combine};
 use crate::model::{Experts, ExpertsCall};
+use crate::traces::StepContext;
 
 /// Computes experts on the router's own device.
 pub(crate) struct LocalExperts {
     device: Device,
     weights: BTreeMap<ExpertId, ExpertWeights>,
-    combined: Option<Tensor>,
+    /// The sum of a layer's experts, and when it was added up.
+    combined: Option<(Tensor, Range<Instant>)>,
+    traces: CallTraces,
     load: Option<Arc<LoadCounter>>,
 }
 
@@ -47,7 +53,13 @@ impl LocalExperts {
         for loaded in loaded {
             weights.extend(loaded?);
         }
-        Ok(Self { device: device.clone(), weights, combined: None, load: None })
+        Ok(Self {
+            device: device.clone(),
+            weights,
+            combined: None,
+            traces: CallTraces::default(),
+            load: None,
+        })
     }
 
     /// Counts the tokens of each expert from now on.
@@ -56,7 +68,9 @@ impl LocalExperts {
         self
     }
 
-    fn compute(&self, layer: LayerIdx, x: &Tensor, routes: &Routes) -> Result<Tensor, Error> {
+    /// Computes the experts of a layer and adds them up; notes when.
+    fn compute(&mut self, ExpertsCall { layer, x, routes }: &ExpertsCall<'_>) -> Result<(), Error> {
+        let began = Instant::now();
         let mut by_expert: BTreeMap<u32, (Vec<u32>, Vec<usize>)> = BTreeMap::new();
         for (pair, &expert) in routes.experts.iter().enumerate() {
             let (rows, pairs) = by_expert.entry(expert).or_default();
@@ -78,10 +92,14 @@ impl LocalExperts {
         let outputs = self.device.expert_ffn(x, &groups)?;
         let hidden = outputs.cols();
         let host = self.device.host(&outputs);
-        Ok(combine(&self.device, routes, hidden, |pair, weight, sum| {
+        let computed = Instant::now();
+        self.traces.computed(routes.experts.len(), began..computed);
+        let sum = combine(&self.device, routes, hidden, |pair, weight, sum| {
             let row = row_of_pair[pair] * hidden;
             add_scaled_f32(sum, weight, host[row..row + hidden].iter().copied());
-        }))
+        });
+        self.combined = Some((sum, computed..Instant::now()));
+        Ok(())
     }
 }
 
@@ -90,11 +108,22 @@ impl Experts for LocalExperts {
         if let Some(load) = &self.load {
             load.count(call.layer, &call.routes.experts);
         }
-        self.combined = Some(self.compute(call.layer, call.x, &call.routes)?);
-        Ok(())
+        self.traces.begin_layer(call.layer);
+        self.compute(&call)
     }
 
     fn finish(&mut self) -> Result<Tensor, Error> {
-        self.combined.take().ok_or_else(|| Error::Engine("no experts were started".into()))
+        let not_started = || Error::Engine("no experts were started".into());
+        let (sum, when) = self.combined.take().ok_or_else(not_started)?;
+        self.traces.end_layer(when);
+        Ok(sum)
+    }
+
+    fn begin_step(&mut self, step: Option<StepContext>) {
+        self.traces.begin_step(step);
+    }
+
+    fn end_step(&mut self) -> Vec<Span> {
+        self.traces.end_step()
     }
 }

@@ -136,6 +136,32 @@ async fn log_lines_about_a_request_name_its_trace() {
     assert_eq!(logged(&log, "a step failed", "trace_id"), [TRACE, ""], "{log}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deep_trace_shows_experts_that_are_computed_in_the_router() {
+    let collector = Collector::start().await;
+    let export = ["--otlp-endpoint", &collector.address];
+    let cluster = Cluster::start(&demo(), "bf16", 0, &export);
+    let mut client = connect(&cluster.address).await;
+    client.generate(asking(&[("x-guildhall-deep-trace", "1")], 3)).await.unwrap();
+    stop(cluster);
+    let spans = collector.spans();
+    let all = by_parent(&spans);
+    let steps: Vec<_> = spans.iter().filter(|of| of.span.name == "step").collect();
+    assert_eq!(steps.len(), 3);
+    for step in steps {
+        let layers = parts(&all, step, "layer");
+        let numbers: BTreeSet<i64> = layers.iter().map(|of| of.number("guildhall.layer")).collect();
+        assert_eq!((layers.len(), numbers.len()), (LAYERS, LAYERS));
+        for layer in layers {
+            assert_eq!(names(&all[&layer.span.span_id[..]]), ["combine", "experts"]);
+            let [experts, combine] = ["experts", "combine"].map(|name| parts(&all, layer, name)[0]);
+            assert_eq!(experts.number("guildhall.pairs"), 2 * step.number("guildhall.tokens"));
+            let sum = experts.nanoseconds() + combine.nanoseconds();
+            assert!(experts.nanoseconds() > 0 && sum <= layer.nanoseconds());
+        }
+    }
+}
+
 /// The parts of a call add up to it; returns the node that answered it.
 fn check_call(all: &BTreeMap<&[u8], Vec<&Collected>>, call: &Collected) -> String {
     assert!(!call.has_failed());
@@ -221,7 +247,8 @@ fn total(metric: &Metric) -> f64 {
 async fn traces_and_metrics_go_over_http_too() {
     let collector = Collector::start_http();
     let export = ["--otlp-endpoint", &collector.address, "--otlp-protocol", "http/protobuf"];
-    let cluster = Cluster::start(&golden("mixtral"), "f32", 0, &export);
+    let more = [&export[..], &["--deep-trace-ratio", "0"]].concat();
+    let cluster = Cluster::start(&golden("mixtral"), "f32", 0, &more);
     let mut client = connect(&cluster.address).await;
     client.generate(asking(&[], 2)).await.unwrap();
     stop(cluster);

@@ -9,11 +9,11 @@ use guildhall_telemetry::{Span, TraceContext};
 use guildhall_transport::NodeTimings;
 
 use crate::traces::StepContext;
-use crate::traces::spans::{COMBINE, DISPATCH, LAYER, NETWORK_BACK, NETWORK_OUT};
+use crate::traces::spans::{COMBINE, DISPATCH, EXPERTS, LAYER, NETWORK_BACK, NETWORK_OUT};
 
 /// Notes what happens in a step, if it is traced.
 #[derive(Default)]
-pub(super) struct CallTraces {
+pub(crate) struct CallTraces {
     step: Option<StepContext>,
     /// When the last layer ended.
     since: Option<Instant>,
@@ -39,7 +39,7 @@ struct CallTrace {
 
 impl CallTraces {
     /// The step of what follows.
-    pub(super) fn begin_step(&mut self, step: Option<StepContext>) {
+    pub(crate) fn begin_step(&mut self, step: Option<StepContext>) {
         *self = Self { step, since: Some(Instant::now()), ..Self::default() };
     }
 
@@ -48,7 +48,7 @@ impl CallTraces {
         self.step.map(|step| step.context)
     }
 
-    pub(super) fn begin_layer(&mut self, layer: LayerIdx) {
+    pub(crate) fn begin_layer(&mut self, layer: LayerIdx) {
         let noted = self.step.filter(|step| step.noted);
         self.layer = noted.map(|step| LayerTrace {
             layer,
@@ -110,8 +110,16 @@ impl CallTraces {
         lost.into_iter().for_each(|id| self.failed(id, why));
     }
 
+    /// So many pairs of the layer were computed in this process.
+    pub(crate) fn computed(&mut self, pairs: usize, when: Range<Instant>) {
+        if let Some(layer) = &self.layer {
+            let experts = Span::part(&EXPERTS, layer.context, when);
+            self.spans.push(experts.with("guildhall.pairs", pairs as i64));
+        }
+    }
+
     /// All outputs are there, and were added up then. Who has not answered was not waited for.
-    pub(super) fn end_layer(&mut self, combine: Range<Instant>) {
+    pub(crate) fn end_layer(&mut self, combine: Range<Instant>) {
         if let Some(layer) = &self.layer {
             self.spans.push(Span::part(&COMBINE, layer.context, combine));
         }
@@ -119,7 +127,7 @@ impl CallTraces {
     }
 
     /// What was noted. A layer that has not ended has failed.
-    pub(super) fn end_step(&mut self) -> Vec<Span> {
+    pub(crate) fn end_step(&mut self) -> Vec<Span> {
         self.close_layer("the step was given up");
         self.step = None;
         std::mem::take(&mut self.spans)

@@ -1,5 +1,6 @@
 //! Experts elsewhere: tokens to nodes, outputs back, and what to do when a node does not answer.
 
+pub(crate) use call_traces::CallTraces;
 pub(crate) use combine::{add_scaled_f32, combine};
 pub(crate) use remote_experts::{DispatchOptions, RemoteExperts};
 

@@ -79,6 +79,12 @@ pub(crate) const NETWORK_BACK: SpanType = SpanType {
     attributes: &[],
     description: "The other half.",
 };
+pub(crate) const EXPERTS: SpanType = SpanType {
+    name: "experts",
+    side: Side::Inside,
+    attributes: &["guildhall.pairs"],
+    description: "The experts of a layer are computed in the router: with `--experts local`, in the place of calls.",
+};
 pub(crate) const COMBINE: SpanType = SpanType {
     name: "combine",
     side: Side::Inside,
@@ -102,6 +108,7 @@ mod tests {
             &DISPATCH,
             &NETWORK_OUT,
             &NETWORK_BACK,
+            &EXPERTS,
             &COMBINE,
         ];
         let page = include_str!("../../../METRICS.md");
