@@ -9,6 +9,7 @@ use guildhall_testkit::collector::{
     Collected, Collector, Metric, NumberDataPoint, metric, number_data_point,
 };
 use guildhall_testkit::impostor::Impostor;
+use guildhall_testkit::process::Process;
 use serde_json::Value;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -255,6 +256,37 @@ async fn traces_and_metrics_go_over_http_too() {
     assert_eq!(collector.spans().len(), 4);
     let tokens = collector.metric("guildhall-router", "guildhall_generation_tokens_total");
     assert_eq!(total(&tokens.unwrap()), 2.0);
+}
+
+/// A router that exports and computes experts itself, with variables of OpenTelemetry; asked once and stopped.
+async fn export_once(more: &[&str], variables: &[(&str, &str)]) {
+    let model = golden("mixtral");
+    let args =
+        ["router", "--grpc-port", "0", "--port", "0", "--dtype", "f32", "--experts", "local"];
+    let named = ["--model", model.to_str().unwrap()];
+    let mut router = Process::start_with([&args[..], &named, more].concat(), variables);
+    let mut client = connect(&router.line_after("router listening on ")).await;
+    client.generate(asking(&[], 2)).await.unwrap();
+    router.signal("TERM");
+    router.wait();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collectors_get_the_headers_of_the_standard_variables() {
+    let check = async |collector: Collector, protocol: &str| {
+        let export = ["--otlp-endpoint", &collector.address, "--otlp-protocol", protocol];
+        let all = ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=one%20key,tenant=a");
+        export_once(&export, &[all]).await;
+        let values = |of: &[&str]| of.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+        let keys = ["one key"; 2].map(|key| values(&[key]));
+        assert_eq!(collector.header("api-key"), keys, "{protocol}");
+        assert_eq!(collector.header("tenant"), [values(&["a"]), values(&["a"])], "{protocol}");
+        let own = ("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "tenant=b");
+        export_once(&export, &[all, own]).await;
+        assert_eq!(collector.header("tenant"), [values(&["a"]), values(&["a", "b"])], "{protocol}");
+    };
+    check(Collector::start().await, "grpc").await;
+    check(Collector::start_http(), "http/protobuf").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -105,6 +105,12 @@ impl OtlpConfig {
         self.endpoint(&self.otlp_metrics_endpoint, "v1/metrics")
     }
 
+    /// What is sent along with metrics. The exporter of traces reads its variables itself.
+    pub(crate) fn metrics_headers() -> String {
+        let own = std::env::var("OTEL_EXPORTER_OTLP_METRICS_HEADERS");
+        own.or_else(|_| std::env::var("OTEL_EXPORTER_OTLP_HEADERS")).unwrap_or_default()
+    }
+
     fn endpoint(&self, own: &str, path: &str) -> Option<String> {
         match (own, self.otlp_endpoint.as_str()) {
             _ if self.otlp_disabled => None,

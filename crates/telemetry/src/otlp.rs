@@ -14,6 +14,7 @@ use crate::OtlpConfig;
 use crate::metrics::MetricsPage;
 use crate::spans::Recorder;
 
+mod headers;
 mod metrics;
 mod metrics_data;
 mod traces;

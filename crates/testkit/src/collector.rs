@@ -1,5 +1,6 @@
 //! A collector of OpenTelemetry that keeps what processes send it.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -23,6 +24,7 @@ pub use opentelemetry_proto::tonic::metrics::v1::{
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::metadata::{KeyAndValueRef, MetadataMap};
 use tonic::{Request, Response, Status};
 
 /// Everything that has come so far.
@@ -31,6 +33,8 @@ struct Kept {
     spans: Arc<Mutex<Vec<Collected>>>,
     /// By service.
     metrics: Arc<Mutex<Vec<(String, Metric)>>>,
+    /// With traces, and with metrics.
+    headers: Arc<Mutex<[Headers; 2]>>,
 }
 
 /// A collector, for as long as the test's runtime (or process) lives.
@@ -74,8 +78,8 @@ impl Collector {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (mut reader, mut writer) =
                     (BufReader::new(stream.try_clone().unwrap()), stream);
-                while let Some((path, body)) = read_request(&mut reader) {
-                    keeps.keep_body(&path, &body);
+                while let Some((path, headers, body)) = read_request(&mut reader) {
+                    keeps.keep_body(&path, headers, &body);
                     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\n";
                     writer
                         .write_all(format!("{head}content-length: 0\r\n\r\n").as_bytes())
@@ -92,6 +96,15 @@ impl Collector {
         self.kept.spans.lock().unwrap().clone()
     }
 
+    /// The values that a header had with traces and with metrics so far.
+    #[must_use]
+    pub fn header(&self, name: &str) -> [BTreeSet<String>; 2] {
+        let values = |of: &Headers| -> BTreeSet<String> {
+            of.iter().filter(|(of, _)| of == name).map(|(_, value)| value.clone()).collect()
+        };
+        self.kept.headers.lock().unwrap().each_ref().map(values)
+    }
+
     /// The last that a service said of a metric.
     #[must_use]
     pub fn metric(&self, service: &str, name: &str) -> Option<Metric> {
@@ -101,33 +114,47 @@ impl Collector {
     }
 }
 
-/// Path and body of the next request; nothing when the client has gone.
-fn read_request(reader: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
+/// Names and values.
+type Headers = Vec<(String, String)>;
+
+/// The headers of a call that are text.
+fn texts(metadata: &MetadataMap) -> Headers {
+    let texts = metadata.iter().filter_map(|of| match of {
+        KeyAndValueRef::Ascii(name, value) => Some((name.to_string(), value.to_str().ok()?.into())),
+        KeyAndValueRef::Binary(..) => None,
+    });
+    texts.collect()
+}
+
+/// Path, headers and body of the next request; nothing when the client has gone.
+fn read_request(reader: &mut impl BufRead) -> Option<(String, Headers, Vec<u8>)> {
     let mut first = String::new();
     reader.read_line(&mut first).ok().filter(|read| *read > 0)?;
     let path = first.strip_prefix("POST ").unwrap().split(' ').next().unwrap().to_owned();
-    let mut length = 0;
+    let mut headers = Headers::new();
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
-        let line = line.trim_end().to_ascii_lowercase();
-        if line.is_empty() {
-            break;
-        }
-        if let Some(value) = line.strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
-        }
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let mut body = vec![0; length];
+    let length = headers.iter().find(|(name, _)| name == "content-length");
+    let mut body = vec![0; length.map_or(0, |(_, value)| value.parse().unwrap())];
     reader.read_exact(&mut body).ok()?;
-    Some((path, body))
+    Some((path, headers, body))
 }
 
 impl Kept {
-    fn keep_body(&self, path: &str, body: &[u8]) {
+    fn keep_body(&self, path: &str, headers: Headers, body: &[u8]) {
         match path {
-            "/v1/traces" => self.keep(ExportTraceServiceRequest::decode(body).unwrap()),
-            "/v1/metrics" => self.keep_metrics(ExportMetricsServiceRequest::decode(body).unwrap()),
+            "/v1/traces" => {
+                self.headers.lock().unwrap()[0].extend(headers);
+                self.keep(ExportTraceServiceRequest::decode(body).unwrap());
+            }
+            "/v1/metrics" => {
+                self.headers.lock().unwrap()[1].extend(headers);
+                self.keep_metrics(ExportMetricsServiceRequest::decode(body).unwrap());
+            }
             other => panic!("nobody should ask for {other}"),
         }
     }
@@ -163,6 +190,7 @@ impl MetricsService for Kept {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.headers.lock().unwrap()[1].extend(texts(request.metadata()));
         self.keep_metrics(request.into_inner());
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
@@ -174,6 +202,7 @@ impl TraceService for Kept {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.headers.lock().unwrap()[0].extend(texts(request.metadata()));
         self.keep(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }

@@ -7,10 +7,14 @@ use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_sdk::Resource;
 use prost::Message as _;
+use reqwest::header::HeaderMap;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
+use tonic::{Extensions, Request};
 
+use super::headers;
 use super::metrics_data::{Period, attribute, request};
 use crate::metrics::{MetricsPage, TIDY_EVERY};
 use crate::{OtlpConfig, OtlpProtocol};
@@ -21,6 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Sends what the page shows.
 pub(super) struct Sender {
     collector: Collector,
+    headers: HeaderMap,
     resource: Vec<KeyValue>,
     every: Duration,
     started: SystemTime,
@@ -41,6 +46,7 @@ impl Sender {
         resource: &Resource,
     ) -> Result<Self, String> {
         let failed = |e: String| format!("exporting metrics to {endpoint:?} over OTLP: {e}");
+        let headers = headers::read(&OtlpConfig::metrics_headers()).map_err(failed)?;
         let _on = runtime.enter();
         let collector = match config.otlp_protocol {
             OtlpProtocol::Grpc => {
@@ -58,6 +64,7 @@ impl Sender {
         tracing::info!(endpoint, protocol = %config.otlp_protocol, "metrics are exported");
         Ok(Self {
             collector,
+            headers,
             resource: pairs.collect(),
             every: config.otlp_metrics_interval,
             started: SystemTime::now(),
@@ -83,8 +90,8 @@ impl Sender {
     pub(super) async fn send(&mut self) {
         let Some(page) = MetricsPage::opened() else { return };
         let period = Period::since(self.started);
-        let sent =
-            self.collector.send(request(&page.render(), self.resource.clone(), period)).await;
+        let request = request(&page.render(), self.resource.clone(), period);
+        let sent = self.collector.send(request, self.headers.clone()).await;
         match &sent {
             Err(error) if !self.failing => {
                 tracing::warn!(error, "the collector does not take metrics");
@@ -97,14 +104,21 @@ impl Sender {
 }
 
 impl Collector {
-    async fn send(&mut self, request: ExportMetricsServiceRequest) -> Result<(), String> {
+    async fn send(
+        &mut self,
+        request: ExportMetricsServiceRequest,
+        headers: HeaderMap,
+    ) -> Result<(), String> {
         match self {
             Self::Grpc(client) => {
+                let metadata = MetadataMap::from_headers(headers);
+                let request = Request::from_parts(metadata, Extensions::default(), request);
                 client.export(request).await.map(drop).map_err(|status| status.to_string())
             }
             Self::Http { client, url } => {
                 let post = client
                     .post(url.as_str())
+                    .headers(headers)
                     .header("content-type", "application/x-protobuf")
                     .body(request.encode_to_vec());
                 let answer = post.send().await.and_then(reqwest::Response::error_for_status);
