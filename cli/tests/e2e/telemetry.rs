@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use guildhall_proto::v1;
+use guildhall_testkit::certificates::Certificates;
 use guildhall_testkit::client::{connect, greedy};
 use guildhall_testkit::cluster::{Cluster, demo, golden};
 use guildhall_testkit::collector::{
@@ -287,6 +288,28 @@ async fn collectors_get_the_headers_of_the_standard_variables() {
     };
     check(Collector::start().await, "grpc").await;
     check(Collector::start_http(), "http/protobuf").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collectors_are_spoken_to_over_tls_if_they_are_trusted() {
+    let (known, stranger) = (Certificates::generate(), Certificates::generate());
+    let check = async |collector: Collector, (protocol, variable): (&str, &str), trusted: bool| {
+        let file = if trusted { known.authority_file() } else { stranger.authority_file() };
+        let export = ["--otlp-endpoint", &collector.address, "--otlp-protocol", protocol];
+        export_once(&export, &[(variable, file.to_str().unwrap())]).await;
+        let tokens = collector.metric("guildhall-router", "guildhall_generation_tokens_total");
+        assert_eq!(tokens.is_some(), trusted, "metrics over {protocol}, {variable}");
+        assert_eq!(!collector.spans().is_empty(), trusted, "traces over {protocol}, {variable}");
+    };
+    for trusted in [true, false] {
+        // The second one says whom the system trusts.
+        for variable in ["OTEL_EXPORTER_OTLP_CERTIFICATE", "SSL_CERT_FILE"] {
+            let collector = Collector::start_tls(&known.identity).await;
+            check(collector, ("grpc", variable), trusted).await;
+            let collector = Collector::start_http_tls(&known.identity);
+            check(collector, ("http/protobuf", variable), trusted).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

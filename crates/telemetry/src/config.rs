@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Everything that exporting over OTLP can be told; headers, time limits and the size of batches come from the
-/// variables of OpenTelemetry alone.
+/// Everything that exporting over OTLP can be told; headers and the size of batches come from the variables of
+/// OpenTelemetry alone.
 #[derive(Clone, Debug, clap::Args)]
 pub struct OtlpConfig {
     /// Collector of OpenTelemetry, as in http://127.0.0.1:4317; default: nothing is exported.
@@ -45,6 +45,20 @@ pub struct OtlpConfig {
     /// How collectors are spoken to: grpc or http/protobuf.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_PROTOCOL", default_value_t)]
     pub otlp_protocol: OtlpProtocol,
+
+    /// File with the certificates (PEM) of whoever may sign those of collectors; default: whom the system trusts.
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        default_value = "",
+        hide_default_value = true,
+        value_name = "FILE"
+    )]
+    pub otlp_certificate: String,
+
+    /// Milliseconds that a collector gets to take what it is sent.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_TIMEOUT", default_value = "10000", value_parser = milliseconds, value_name = "MILLISECONDS")]
+    pub otlp_timeout: Duration,
 
     /// Which requests are traced: always_on, always_off or traceidratio, or one of these behind parentbased_, which
     /// heeds what the caller's traceparent says.
@@ -133,6 +147,8 @@ impl OtlpConfig {
         add("--otlp-metrics-endpoint", &self.otlp_metrics_endpoint);
         add("--otlp-metrics-interval", &self.otlp_metrics_interval.as_millis());
         add("--otlp-protocol", &self.otlp_protocol);
+        add("--otlp-certificate", &self.otlp_certificate);
+        add("--otlp-timeout", &self.otlp_timeout.as_millis());
         add("--otlp-traces-sampler", &self.otlp_traces_sampler);
         add("--otlp-traces-ratio", &self.otlp_traces_ratio);
         add("--otlp-max-queued-spans", &self.otlp_max_queued_spans);
@@ -241,8 +257,9 @@ mod tests {
     #[test]
     fn flags_give_the_same_settings_again() {
         let flags = ["--otlp-endpoint=http://a:1", "--otlp-protocol=http/protobuf"];
+        let tls = ["--otlp-certificate=a.pem", "--otlp-timeout=500"];
         let sampler = ["--otlp-traces-sampler=parentbased_traceidratio", "--otlp-traces-ratio=0.5"];
-        let first = config(&[flags, sampler].concat());
+        let first = config(&[flags, tls, sampler].concat());
         let passed_on = first.flags();
         let again = config(&passed_on.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(format!("{first:?}"), format!("{again:?}"));

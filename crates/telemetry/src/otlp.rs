@@ -17,6 +17,7 @@ use crate::spans::Recorder;
 mod headers;
 mod metrics;
 mod metrics_data;
+mod tls;
 mod traces;
 
 /// What waits at the end of a process gets this long to be sent.

@@ -1,8 +1,8 @@
 //! A collector of OpenTelemetry that keeps what processes send it.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write as _};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
@@ -23,9 +23,15 @@ pub use opentelemetry_proto::tonic::metrics::v1::{
 };
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
+
+use crate::certificates::Identity;
 
 /// Everything that has come so far.
 #[derive(Clone, Default)]
@@ -58,10 +64,21 @@ pub struct Collected {
 impl Collector {
     /// Starts one that is spoken to over gRPC.
     pub async fn start() -> Self {
+        Self::serve_grpc(Server::builder(), "http").await
+    }
+
+    /// The same over TLS.
+    pub async fn start_tls(identity: &Identity) -> Self {
+        let own = tonic::transport::Identity::from_pem(&identity.certificate, &identity.key);
+        let tls = ServerTlsConfig::new().identity(own);
+        Self::serve_grpc(Server::builder().tls_config(tls).unwrap(), "https").await
+    }
+
+    async fn serve_grpc(mut server: Server, scheme: &str) -> Self {
         let kept = Kept::default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let server = tonic::transport::Server::builder()
+        let address = format!("{scheme}://{}", listener.local_addr().unwrap());
+        let server = server
             .add_service(TraceServiceServer::new(kept.clone()))
             .add_service(MetricsServiceServer::new(kept.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -70,21 +87,26 @@ impl Collector {
 
     /// Starts one that is spoken to over HTTP; it takes one connection after another.
     pub fn start_http() -> Self {
+        Self::serve_http("http", |kept, stream| kept.answer(stream))
+    }
+
+    /// The same over TLS.
+    pub fn start_http_tls(identity: &Identity) -> Self {
+        let config = Arc::new(tls_config(identity));
+        Self::serve_http("https", move |kept, stream| {
+            let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            kept.answer(StreamOwned::new(connection, stream));
+        })
+    }
+
+    fn serve_http(scheme: &str, answer: impl Fn(&Kept, TcpStream) + Send + 'static) -> Self {
         let kept = Kept::default();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
+        let address = format!("{scheme}://{}", listener.local_addr().unwrap());
         let keeps = kept.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (mut reader, mut writer) =
-                    (BufReader::new(stream.try_clone().unwrap()), stream);
-                while let Some((path, headers, body)) = read_request(&mut reader) {
-                    keeps.keep_body(&path, headers, &body);
-                    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\n";
-                    writer
-                        .write_all(format!("{head}content-length: 0\r\n\r\n").as_bytes())
-                        .unwrap();
-                }
+                answer(&keeps, stream);
             }
         });
         Self { address, kept }
@@ -112,6 +134,15 @@ impl Collector {
         let found = metrics.iter().rev().find(|(of, metric)| of == service && metric.name == name);
         found.map(|(_, metric)| metric.clone())
     }
+}
+
+fn tls_config(identity: &Identity) -> ServerConfig {
+    let certificates = CertificateDer::pem_slice_iter(identity.certificate.as_bytes());
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider);
+    let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    config.with_single_cert(certificates.map(Result::unwrap).collect(), key).unwrap()
 }
 
 /// Names and values.
@@ -145,6 +176,18 @@ fn read_request(reader: &mut impl BufRead) -> Option<(String, Headers, Vec<u8>)>
 }
 
 impl Kept {
+    /// Keeps what comes over a connection until that ends.
+    fn answer(&self, stream: impl Read + Write) {
+        let mut stream = BufReader::new(stream);
+        while let Some((path, headers, body)) = read_request(&mut stream) {
+            self.keep_body(&path, headers, &body);
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\n";
+            let writer = stream.get_mut();
+            writer.write_all(format!("{head}content-length: 0\r\n\r\n").as_bytes()).unwrap();
+            writer.flush().unwrap();
+        }
+    }
+
     fn keep_body(&self, path: &str, headers: Headers, body: &[u8]) {
         match path {
             "/v1/traces" => {

@@ -11,16 +11,13 @@ use reqwest::header::HeaderMap;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Extensions, Request};
 
-use super::headers;
 use super::metrics_data::{Period, attribute, request};
+use super::{headers, tls};
 use crate::metrics::{MetricsPage, TIDY_EVERY};
 use crate::{OtlpConfig, OtlpProtocol};
-
-/// A collector gets this long to take the metrics of a process.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sends what the page shows.
 pub(super) struct Sender {
@@ -47,15 +44,20 @@ impl Sender {
     ) -> Result<Self, String> {
         let failed = |e: String| format!("exporting metrics to {endpoint:?} over OTLP: {e}");
         let headers = headers::read(&OtlpConfig::metrics_headers()).map_err(failed)?;
+        let authorities = tls::authorities(config, endpoint).map_err(failed)?;
         let _on = runtime.enter();
         let collector = match config.otlp_protocol {
             OtlpProtocol::Grpc => {
-                let channel = Channel::from_shared(endpoint.to_owned());
-                let channel = channel.map_err(|e| failed(e.to_string()))?.timeout(TIMEOUT);
+                let channel = Endpoint::from_shared(endpoint.to_owned());
+                let channel = channel.and_then(|of| of.tls_config(tls::grpc(authorities)));
+                let channel = channel.map_err(|e| failed(crate::error_chain(&e)))?;
+                let channel = channel.timeout(config.otlp_timeout);
                 Collector::Grpc(MetricsServiceClient::new(channel.connect_lazy()))
             }
             OtlpProtocol::HttpProtobuf => {
-                let client = reqwest::Client::builder().timeout(TIMEOUT).build();
+                let tls = tls::http(authorities).map_err(failed)?;
+                let client = reqwest::Client::builder().tls_backend_preconfigured(tls);
+                let client = client.timeout(config.otlp_timeout).build();
                 let client = client.map_err(|e| failed(e.to_string()))?;
                 Collector::Http { client, url: endpoint.to_owned() }
             }

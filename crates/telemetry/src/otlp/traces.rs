@@ -5,14 +5,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use opentelemetry::InstrumentationScope;
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::{
+    Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _, WithTonicConfig as _,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanExporter as Export, SpanProcessor as _,
 };
+use reqwest::blocking::Client;
+use rustls::RootCertStore;
 use tokio::runtime::Runtime;
 
+use super::tls;
 use crate::spans::{Recorder, SPANS_DROPPED, SPANS_EXPORTED};
 use crate::{OtlpConfig, OtlpProtocol};
 
@@ -23,20 +28,22 @@ pub(super) fn recorder(
     runtime: &Runtime,
     resource: &Resource,
 ) -> Result<Recorder, String> {
+    let failed = |e: String| format!("exporting traces to {endpoint:?} over OTLP: {e}");
+    let authorities = tls::authorities(config, endpoint).map_err(failed)?;
     let exporter = match config.otlp_protocol {
         OtlpProtocol::Grpc => {
             let _on = runtime.enter();
-            SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()
+            let builder = SpanExporter::builder().with_tonic().with_endpoint(endpoint);
+            builder.with_tls_config(tls::grpc(authorities)).build()
         }
-        // Its client has a runtime of its own and must not be made on one.
         OtlpProtocol::HttpProtobuf => SpanExporter::builder()
             .with_http()
+            .with_http_client(http_client(config, authorities).map_err(failed)?)
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(endpoint)
             .build(),
     };
-    let exporter =
-        exporter.map_err(|e| format!("exporting traces to {endpoint:?} over OTLP: {e}"))?;
+    let exporter = exporter.map_err(|e| failed(e.to_string()))?;
     let waiting = Arc::<AtomicUsize>::default();
     let counted =
         Counted { exporter, waiting: Arc::clone(&waiting), failing: AtomicBool::new(false) };
@@ -54,6 +61,12 @@ pub(super) fn recorder(
             .with_version(env!("CARGO_PKG_VERSION"))
             .build(),
     })
+}
+
+/// It has a runtime of its own and must not be made on one.
+fn http_client(config: &OtlpConfig, authorities: RootCertStore) -> Result<Client, String> {
+    let client = Client::builder().tls_backend_preconfigured(tls::http(authorities)?);
+    client.timeout(config.otlp_timeout).build().map_err(|e| crate::error_chain(&e))
 }
 
 /// An exporter that says what becomes of its spans.
