@@ -123,9 +123,10 @@ impl Kernel {
                 let first = item * rows_per_item;
                 for row in first..rows.min(first + rows_per_item) {
                     let source = listed.map_or(row, |listed| listed[row] as usize);
-                    // SAFETY: each row belongs to one item.
                     match &once {
+                        // SAFETY: each row belongs to one item.
                         Some(once) => unsafe { feeding.copy(row, once.row(source)) },
+                        // SAFETY: as above.
                         None => unsafe { feeding.feed(row, 0, x.row(source)) },
                     }
                 }
