@@ -1,6 +1,7 @@
 //! Traces and metrics, as a collector of OpenTelemetry gets them from real processes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use guildhall_proto::v1;
 use guildhall_testkit::certificates::Certificates;
@@ -112,11 +113,21 @@ async fn a_generate_call_is_one_trace_from_the_client_into_two_expert_nodes() {
     assert_eq!(nodes, BTreeSet::from(["node-0".into(), "node-1".into()]));
 }
 
-/// The values of a field in the log lines with this message.
-fn logged(log: &str, message: &str, field: &str) -> Vec<String> {
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let about = lines.filter(|line| line["message"] == message);
-    about.map(|line| line[field].as_str().unwrap_or_default().to_owned()).collect()
+/// The trace ids in the log lines with this message, as soon as there are so many.
+fn logged_traces(process: &Process, message: &str, count: usize) -> Vec<String> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let log = process.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let about = lines.filter(|line| line["message"] == message);
+        let trace = |line: Value| line["trace_id"].as_str().unwrap_or_default().to_owned();
+        let found: Vec<_> = about.map(trace).collect();
+        if found.len() >= count {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "fewer than {count} lines {message:?}:\n{log}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,14 +139,12 @@ async fn log_lines_about_a_request_name_its_trace() {
     impostors.iter().for_each(Impostor::spoil);
     let caller = format!("00-{TRACE}-{CALLER}-01");
     client.generate(asking(&[("traceparent", &caller)], 5)).await.unwrap_err();
-    let log = cluster.router.log();
-    assert_eq!(logged(&log, "a step failed", "trace_id"), [TRACE], "{log}");
-    let quarantined = logged(&log, "expert node is in quarantine", "trace_id");
-    assert!(!quarantined.is_empty() && quarantined.iter().all(|id| id == TRACE), "{log}");
+    assert_eq!(logged_traces(&cluster.router, "a step failed", 1), [TRACE]);
+    let quarantined = logged_traces(&cluster.router, "expert node is in quarantine", 1);
+    assert!(quarantined.iter().all(|id| id == TRACE), "{quarantined:?}");
     // Who names no trace is logged without one.
     client.generate(asking(&[], 5)).await.unwrap_err();
-    let log = cluster.router.log();
-    assert_eq!(logged(&log, "a step failed", "trace_id"), [TRACE, ""], "{log}");
+    assert_eq!(logged_traces(&cluster.router, "a step failed", 2), [TRACE, ""]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
