@@ -1,12 +1,14 @@
 //! Attention of up to sixteen query rows in the tile registers of AMX.
 //!
 //! What is f32 is multiplied as the sum of several bf16: a query as that of three, since the exponential makes an error
-//! in a score larger, a softmax as that of two. So no more is lost than by adding in f32. Positions that a query does not attend to have a softmax of zero, so all queries of a tile go through
-//! the same positions: adding zeros changes nothing but the sign of a zero, which is gone in the end.
+//! in a score larger, a softmax as that of two. So no more is lost than by adding in f32.
+//!
+//! Positions that a query does not attend to have a softmax of zero, so all queries of a tile go through the same
+//! positions: adding zeros changes nothing but the sign of a zero, which is gone in the end.
 
 use std::array;
 
-use super::work::{Query, QueryTile, Work};
+use super::work::{Item, Query, QueryTile, Work};
 use crate::cpu::amx::{HELD_PANELS, Pass, RowBlock, SplitRows, Tiles};
 use crate::cpu::parallel::SharedSlice;
 use crate::cpu::{LANES, Line, REGISTER_ROWS, SumsOfRow, TILE_PANELS, ZERO_SUMS};
@@ -15,6 +17,7 @@ use crate::cpu::{LANES, Line, REGISTER_ROWS, SumsOfRow, TILE_PANELS, ZERO_SUMS};
 const TOKENS_AT_ONCE: usize = LANES;
 const PAIRS_AT_ONCE: usize = TOKENS_AT_ONCE / 2;
 
+/// The bf16 that an f32 is the sum of.
 const PARTS_OF_QUERY: usize = 3;
 const PARTS_OF_SOFTMAX: usize = 2;
 
@@ -98,7 +101,13 @@ impl Work<'_> {
         sums: &mut [SumsOfRow],
     ) {
         let groups = tile.positions().step_by(TOKENS_AT_ONCE);
-        let groups: Vec<_> = groups.map(|at| self.values_from(tile, at, first_panel)).collect();
+        let common = tile.common();
+        let values = |at| {
+            let lines = self.lines_of_values(tile.item, at, first_panel);
+            let all_attend = common.start <= at && at + TOKENS_AT_ONCE <= common.end;
+            Values { at, lines, harmless: all_attend || all_finite(&lines) }
+        };
+        let groups: Vec<_> = groups.map(values).collect();
         let x_at = |values: &Values<'_>| x.at((values.at - tile.first) / 2);
         for run in groups.chunk_by(|one, other| one.harmless == other.harmless) {
             if run[0].harmless {
@@ -119,17 +128,19 @@ impl Work<'_> {
     }
 
     /// The values of the tokens from `at` on; where there are fewer panels, the last one stands in.
-    fn values_from(&self, tile: &QueryTile<'_>, at: usize, first_panel: usize) -> Values<'_> {
+    fn lines_of_values(
+        &self,
+        item: &Item<'_>,
+        at: usize,
+        first_panel: usize,
+    ) -> [&[Line]; HELD_PANELS] {
         let block_tokens = self.cache.shape().block_tokens;
         let (block, pair) = (at / block_tokens, at % block_tokens / 2);
-        let place = self.place(tile.item, block);
-        let lines = array::from_fn(|panel| {
+        let place = self.place(item, block);
+        array::from_fn(|panel| {
             let panel = (first_panel + panel).min(self.cache.value_panels() - 1);
             &self.cache.values(place, panel)[pair..pair + PAIRS_AT_ONCE]
-        });
-        let common = tile.common();
-        let all_attend = common.start <= at && at + TOKENS_AT_ONCE <= common.end;
-        Values { at, lines, harmless: all_attend || all_finite(&lines) }
+        })
     }
 }
 
