@@ -9,7 +9,7 @@ export CARGO_INCREMENTAL := 0
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-serve: target/tools/bin/protox ## Start a router and three expert nodes with the demonstration model
+serve: target/tools/bin/protox ## Start a router and four expert nodes with the demonstration model
 	cargo run --release --package guildhall-cli -- up
 
 test: check target/clients target/page target/etcd target/prometheus ## Everything that CI runs

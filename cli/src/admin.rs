@@ -3,7 +3,8 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+use guildhall_loadtest::DEFAULT_ADMIN;
 use guildhall_proto::v1;
 use guildhall_proto::v1::admin_client::AdminClient;
 use guildhall_proto::v1::cluster_node::State;
@@ -11,6 +12,7 @@ use tonic::Request;
 use tonic::transport::Channel;
 
 use crate::config::{AdminOptions, DrainOptions, RebalanceOptions, StatusOptions};
+use crate::local_cluster::LocalCluster;
 
 /// Time between two looks at a node that is being emptied.
 const LOOK: Duration = Duration::from_millis(300);
@@ -23,11 +25,11 @@ struct Admin {
 
 impl Admin {
     async fn connect(options: AdminOptions) -> anyhow::Result<Self> {
-        let address = options.admin;
+        let (address, key) = whom(options)?;
         let client = AdminClient::connect(address.clone())
             .await
             .with_context(|| format!("connecting to {address}"))?;
-        Ok(Self { client: client.max_decoding_message_size(64 << 20), key: options.admin_api_key })
+        Ok(Self { client: client.max_decoding_message_size(64 << 20), key })
     }
 
     fn request<T>(&self, message: T) -> anyhow::Result<Request<T>> {
@@ -47,6 +49,18 @@ impl Admin {
         let request = self.request(v1::GetClusterRequest {})?;
         Ok(self.client.get_cluster(request).await?.into_inner())
     }
+}
+
+/// The address that is asked, and its key: those given, or those of the cluster on this machine.
+fn whom(options: AdminOptions) -> anyhow::Result<(String, String)> {
+    let AdminOptions { admin, admin_api_key, runtime } = options;
+    if let Some(key) = admin_api_key {
+        return Ok((admin.unwrap_or_else(|| DEFAULT_ADMIN.to_owned()), key));
+    }
+    ensure!(admin.is_none(), "--admin needs --admin-api-key (or GUILDHALL_ADMIN_API_KEY)");
+    let local = LocalCluster::find(&runtime.folder())?;
+    let local = local.context("no `guildhall up` runs here: give --admin and --admin-api-key")?;
+    Ok((local.admin, local.admin_api_key))
 }
 
 /// Prints the state of a cluster.

@@ -81,6 +81,9 @@ pub(crate) struct LoadtestOptions {
 
     #[command(flatten)]
     pub(crate) config: LoadtestConfig,
+
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeOptions,
 }
 
 #[derive(Debug, Subcommand)]
@@ -111,13 +114,36 @@ pub(crate) fn terminal() -> Option<Screen> {
 /// How to reach the admin API of a router; any router of the cluster will do.
 #[derive(Debug, Args)]
 pub(crate) struct AdminOptions {
-    /// Address of the admin API.
-    #[arg(long, env = "GUILDHALL_ADMIN", default_value = "http://127.0.0.1:50053")]
-    pub(crate) admin: String,
+    /// Address of the admin API; default: that of `guildhall up`, if its key is not given either, else http://127.0.0.1:50053.
+    #[arg(long, env = "GUILDHALL_ADMIN", value_name = "URL")]
+    pub(crate) admin: Option<String>,
 
-    /// Its key.
-    #[arg(long, env = "GUILDHALL_ADMIN_API_KEY", hide_env_values = true)]
-    pub(crate) admin_api_key: String,
+    /// Its key; default: that of `guildhall up`.
+    #[arg(long, env = "GUILDHALL_ADMIN_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub(crate) admin_api_key: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeOptions,
+}
+
+/// Where `guildhall up` says how to reach it.
+#[derive(Debug, Args)]
+pub(crate) struct RuntimeOptions {
+    /// Folder of this user where `guildhall up` leaves its addresses and its admin key for the other commands; default:
+    /// one among the temporary files.
+    #[arg(long, env = "XDG_RUNTIME_DIR", value_name = "DIR")]
+    runtime_dir: Option<OsString>,
+}
+
+impl RuntimeOptions {
+    pub(crate) fn folder(&self) -> PathBuf {
+        let among_temporary = || {
+            let user = rustix::process::getuid().as_raw();
+            std::env::temp_dir().join(format!("guildhall-{user}"))
+        };
+        let given = self.runtime_dir.clone().filter(|folder| !folder.is_empty());
+        given.map_or_else(among_temporary, PathBuf::from)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -179,7 +205,7 @@ pub(crate) struct UpOptions {
     pub(crate) model: PathBuf,
 
     /// Expert-node processes, which share the experts.
-    #[arg(long, env = "GUILDHALL_EXPERT_NODES", default_value = "3", value_name = "N")]
+    #[arg(long, env = "GUILDHALL_EXPERT_NODES", default_value = "4", value_name = "N")]
     pub(crate) expert_nodes: NonZeroUsize,
 
     /// Nodes that hold each expert, as far as there are so many.
@@ -218,7 +244,7 @@ pub(crate) struct UpOptions {
     #[arg(long, env = "GUILDHALL_METRICS_PER_EXPERT")]
     pub(crate) metrics_per_expert: bool,
 
-    /// Key of the admin API; default: a new one, which is printed.
+    /// Key of the admin API; default: a new one, which is printed with the address of the live page.
     #[arg(long, env = "GUILDHALL_ADMIN_API_KEY", hide_env_values = true)]
     pub(crate) admin_api_key: Option<String>,
 
@@ -233,6 +259,9 @@ pub(crate) struct UpOptions {
     /// Unix socket where `loadtest --chaos` asks for faults; default: in the cluster's folder, and printed.
     #[arg(long, env = "GUILDHALL_CONTROL", value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeOptions,
 
     #[command(flatten)]
     pub(crate) otlp: OtlpConfig,
@@ -254,9 +283,12 @@ pub(crate) struct GenerateOptions {
     /// The prompt; without it, standard input is read.
     pub(crate) prompt: Option<String>,
 
-    /// Address of a router.
-    #[arg(long, env = "GUILDHALL_SERVER", default_value = "http://127.0.0.1:50051")]
-    pub(crate) server: String,
+    /// Address of a router; default: that of `guildhall up`.
+    #[arg(long, env = "GUILDHALL_SERVER", value_name = "URL")]
+    pub(crate) server: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeOptions,
 
     /// Tokens to generate at most.
     #[arg(long, default_value_t = 128)]

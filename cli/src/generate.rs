@@ -3,10 +3,12 @@
 use std::io::{Read as _, Write as _};
 
 use anyhow::Context as _;
+use guildhall_loadtest::target::Api;
 use guildhall_proto::v1;
 use guildhall_proto::v1::generation_client::GenerationClient;
 
 use crate::config::GenerateOptions;
+use crate::local_cluster::LocalCluster;
 
 /// Asks a router and prints text as it comes; says on standard error how it ended.
 pub(crate) async fn run(options: GenerateOptions) -> anyhow::Result<()> {
@@ -18,7 +20,12 @@ pub(crate) async fn run(options: GenerateOptions) -> anyhow::Result<()> {
             text
         }
     };
-    let server = options.server;
+    let local = match options.server {
+        Some(_) => None,
+        None => LocalCluster::find(&options.runtime.folder())?.map(|local| local.server),
+    };
+    let server = options.server.or(local);
+    let server = server.unwrap_or_else(|| Api::Guildhall.default_server().to_owned());
     let mut client = GenerationClient::connect(server.clone())
         .await
         .with_context(|| format!("connecting to {server} (is `guildhall up` running?)"))?;

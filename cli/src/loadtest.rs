@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use guildhall_loadtest::results::{Outcome, console, files};
+use guildhall_loadtest::target::Api;
 use guildhall_loadtest::{LoadtestConfig, Progress, Screen, compare, report};
 
 use crate::config::{LoadtestCommand, LoadtestOptions, terminal};
+use crate::local_cluster::LocalCluster;
 use crate::shutdown;
 
 /// Time between two lines about the progress where they are not written over.
@@ -19,8 +21,27 @@ pub(crate) async fn run(options: LoadtestOptions) -> anyhow::Result<()> {
         Some(LoadtestCommand::Compare { first, second }) => {
             print(&compare::describe(&files::read(&first)?, &files::read(&second)?))
         }
-        None => load(&options.config).await,
+        None => load(&found(options)?).await,
     }
+}
+
+/// Settings that load the cluster on this machine, if they name no server.
+fn found(options: LoadtestOptions) -> anyhow::Result<LoadtestConfig> {
+    let LoadtestOptions { mut config, runtime, .. } = options;
+    if config.server.is_some() {
+        return Ok(config);
+    }
+    let Some(local) = LocalCluster::find(&runtime.folder())? else { return Ok(config) };
+    config.server = Some(match config.target {
+        Api::Guildhall | Api::Vllm => local.server,
+        Api::Openai => local.http,
+    });
+    if config.admin.is_none() && config.admin_api_key.is_none() {
+        config.admin = Some(local.admin);
+        config.admin_api_key = Some(local.admin_api_key);
+    }
+    config.control.get_or_insert(local.control);
+    Ok(config)
 }
 
 async fn load(config: &LoadtestConfig) -> anyhow::Result<()> {

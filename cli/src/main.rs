@@ -11,6 +11,7 @@ mod config;
 mod shutdown;
 mod up;
 mod guard;
+mod local_cluster;
 mod generate;
 mod inspect;
 mod doctor;

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::{LogOptions, UpOptions};
+use crate::local_cluster::LocalCluster;
 use crate::shutdown;
 use control::{Control, Order};
 use etcd::Etcd;
@@ -107,8 +108,19 @@ impl Cluster<'_> {
         let path = self.options.control.clone();
         let path = path.unwrap_or_else(|| self.folder.join("control.sock"));
         let mut control = Control::listen(&path)?;
-        let control_path = path.display().to_string();
-        print_ready(&Ready { listening, http, nodes, admin, admin_key, control: control_path });
+        let local = LocalCluster {
+            process: std::process::id(),
+            server: listening,
+            http,
+            admin,
+            admin_api_key: admin_key,
+            control: path,
+        };
+        let announced = local.announce(&self.options.runtime.folder());
+        let _until_the_end = announced.inspect_err(|error| {
+            tracing::warn!("other commands need --server, --admin and --admin-api-key: {error:#}");
+        });
+        print_ready(&local, &nodes);
         self.watch(&mut control.orders).await
     }
 
@@ -363,32 +375,20 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-/// What there is to say once everything is ready.
-struct Ready {
-    listening: String,
-    http: String,
-    nodes: Vec<String>,
-    admin: String,
-    admin_key: String,
-    control: String,
-}
-
-fn print_ready(ready: &Ready) {
-    let Ready { listening, http, nodes, admin, admin_key, control } = ready;
-    let in_address = percent_encoded(admin_key);
+/// Says where everything is, and what to do with it.
+fn print_ready(cluster: &LocalCluster, nodes: &[String]) {
+    let LocalCluster { server, http, admin, control, .. } = cluster;
+    let key = percent_encoded(&cluster.admin_api_key);
+    let control = control.display();
     let nodes = nodes.iter().enumerate();
     let nodes: String = nodes.map(|(n, node)| format!("  expert-node-{n}  {node}\n")).collect();
-    // As this process was called, so that the line can be copied.
+    // As this process was called, so that the lines can be copied.
     let binary = std::env::args().next().unwrap_or_else(|| "guildhall".into());
-    let server = match listening.as_str() {
-        "http://127.0.0.1:50051" => String::new(),
-        other => format!(" --server {other}"),
-    };
     let text = format!(
-        "\n  router         {listening}\n  OpenAI API     {http}/v1\n  live page      {admin}/#key={in_address}\n{nodes}  control        {control}\n\n  Ready. In another terminal:\n    \
-         {binary} generate{server} \"Once upon a time\"\n    \
-         {binary} status --admin {admin} --admin-api-key {admin_key}\n    \
-         {binary} loadtest{server} --skew hot-set --report report.html --admin {admin} --admin-api-key {admin_key}\n  Ctrl-C stops everything.\n\n"
+        "\n  router         {server}\n  OpenAI API     {http}/v1\n  live page      {admin}/#key={key}\n{nodes}  control        {control}\n\n  Ready. In another terminal:\n    \
+         {binary} generate \"Once upon a time\"\n    \
+         {binary} status\n    \
+         {binary} loadtest --skew hot-set --report report.html\n  Ctrl-C stops everything.\n\n"
     );
     let mut stdout = std::io::stdout();
     if stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err() {

@@ -17,6 +17,9 @@ use crate::sweep::Sweep;
 use crate::target::{Api, Server};
 use crate::units::{self, Count};
 
+/// Where the admin API is unless somebody says.
+pub const DEFAULT_ADMIN: &str = "http://127.0.0.1:50053";
+
 /// How long a run is measured unless somebody says.
 const DURATION: Duration = Duration::from_secs(30);
 
@@ -39,16 +42,11 @@ pub struct LoadtestConfig {
     #[arg(long, env = "GUILDHALL_LOADTEST_MODEL_NAME", value_name = "NAME")]
     pub model_name: Option<String>,
 
-    /// Address of the admin API; its key must be given too. It is where the use of experts and nodes comes from.
-    #[arg(
-        long,
-        env = "GUILDHALL_ADMIN",
-        default_value = "http://127.0.0.1:50053",
-        value_name = "URL"
-    )]
-    pub admin: String,
+    /// Address of the admin API, where the use of experts and nodes comes from; default: with a key, http://127.0.0.1:50053.
+    #[arg(long, env = "GUILDHALL_ADMIN", value_name = "URL")]
+    pub admin: Option<String>,
 
-    /// Key of the admin API; without it, experts are not watched.
+    /// Key of the admin API; without it, experts are not watched. Default: that of `guildhall up`, if no server is named.
     #[arg(long, env = "GUILDHALL_ADMIN_API_KEY", hide_env_values = true, value_name = "KEY")]
     pub admin_api_key: Option<String>,
 
@@ -97,16 +95,10 @@ pub struct LoadtestConfig {
 
     /// Run everything twice, first quietly and then with these faults in a cluster of `guildhall up`:
     /// kill:NODE@TIME[+TIME], pause:NODE@TIME+TIME, slow:NODE@TIME*FACTOR+TIME, etcd-down@TIME+TIME, with commas between.
-    #[arg(
-        long,
-        env = "GUILDHALL_LOADTEST_CHAOS",
-        requires = "control",
-        conflicts_with = "sweep",
-        value_name = "FAULTS"
-    )]
+    #[arg(long, env = "GUILDHALL_LOADTEST_CHAOS", conflicts_with = "sweep", value_name = "FAULTS")]
     pub chaos: Option<Plan>,
 
-    /// Control socket of that cluster, which `guildhall up` prints.
+    /// Control socket of that cluster, which `guildhall up` prints; default: that of `guildhall up`, if no server is named.
     #[arg(long, env = "GUILDHALL_CONTROL", value_name = "PATH")]
     pub control: Option<PathBuf>,
 
@@ -296,7 +288,8 @@ impl LoadtestConfig {
     /// Where to ask for the use of experts, if there is a key for it.
     pub(crate) fn watch(&self) -> Option<Watch> {
         let key = self.admin_api_key.clone()?;
-        Some(Watch { address: self.admin.clone(), key })
+        let address = self.admin.clone().unwrap_or_else(|| DEFAULT_ADMIN.to_owned());
+        Some(Watch { address, key })
     }
 
     fn duration(&self) -> Duration {
@@ -306,11 +299,11 @@ impl LoadtestConfig {
     /// The faults of the run, and whom to ask for them.
     ///
     /// # Errors
-    /// A fault would come when nothing is sent any more.
+    /// There is nobody to ask, or a fault would come when nothing is sent any more.
     pub(crate) fn faults(&self) -> Result<Option<(Plan, PathBuf)>, Error> {
-        let Some((plan, control)) = self.chaos.clone().zip(self.control.clone()) else {
-            return Ok(None);
-        };
+        let Some(plan) = self.chaos.clone() else { return Ok(None) };
+        let control = self.control.clone();
+        let control = control.ok_or_else(|| Error::Setting("--chaos needs --control".into()))?;
         let late = plan.0.iter().find(|fault| self.window().to.is_some_and(|to| fault.at >= to));
         match late {
             Some(late) => {

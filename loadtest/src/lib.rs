@@ -1,6 +1,6 @@
 //! Puts load on a router, and says how the cluster bore it: latencies, throughput, and the use of every expert.
 
-pub use config::LoadtestConfig;
+pub use config::{DEFAULT_ADMIN, LoadtestConfig};
 pub use error::Error;
 pub use live::{Progress, Screen};
 pub use run::run;

@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 
 import openai
 import pytest
@@ -20,7 +21,9 @@ class Cluster:
     """`guildhall up` with the demonstration model; settings of the router as environment variables."""
 
     def __init__(self, binary, nodes=2, **settings):
+        self.runtime = tempfile.TemporaryDirectory()
         environment = os.environ | {f"GUILDHALL_{name.upper()}": str(v) for name, v in settings.items()}
+        environment["XDG_RUNTIME_DIR"] = self.runtime.name
         self.process = subprocess.Popen(
             [binary, "up", "--model", ROOT / "models/demo", "--expert-nodes", str(nodes),
              "--grpc-port", "0", "--port", "0"],
@@ -44,6 +47,7 @@ class Cluster:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
         self.process.stdout.close()
+        self.runtime.cleanup()
 
 
 @pytest.fixture(scope="session")

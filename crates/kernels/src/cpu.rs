@@ -18,6 +18,8 @@ pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_groups;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(crate) mod exp;
 pub(crate) mod parallel;
@@ -214,19 +216,19 @@ impl Kernel {
         let panels = &panels[..panels.len().min(TILE_PANELS)];
         match self.set {
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx2 | InstructionSet::Avx512 => {
+            InstructionSet::Amx => {
                 // SAFETY: a device refuses an instruction set that the processor has not.
-                unsafe { avx2::accumulate_groups(x, panels, sums) };
+                unsafe { vnni::accumulate_groups_in_tiles(x, panels, sums) };
             }
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512Bf16 => {
-                // SAFETY: as above; these processors have AVX-512-VNNI too.
+            set if set.has_vnni() => {
+                // SAFETY: the processor has it.
                 unsafe { vnni::accumulate_groups(x, panels, sums) };
             }
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Amx => {
-                // SAFETY: as above.
-                unsafe { vnni::accumulate_groups_in_tiles(x, panels, sums) };
+            set if set >= InstructionSet::Avx2 => {
+                // SAFETY: as for AMX.
+                unsafe { avx2_groups::accumulate_groups(x, panels, sums) };
             }
             _ => portable::accumulate_groups(x, panels, sums),
         }
@@ -253,15 +255,15 @@ impl Kernel {
     pub(crate) fn quantise(self, values: &[f32], parts: [&mut [u32]; 4]) {
         match self.set {
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512Bf16 | InstructionSet::Amx => {
-                // SAFETY: a device refuses an instruction set that the processor has not.
+            set if set.has_vnni() => {
+                // SAFETY: the processor has it.
                 unsafe { vnni::quantise(values, parts) };
             }
-            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx2 | InstructionSet::Avx512 => unsafe {
-                avx2::quantise(values, parts);
-            },
+            set if set >= InstructionSet::Avx2 => {
+                // SAFETY: a device refuses an instruction set that the processor has not.
+                unsafe { avx2::quantise(values, parts) };
+            }
             _ => portable::quantise(values, parts),
         }
     }

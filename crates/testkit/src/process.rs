@@ -23,6 +23,8 @@ pub struct Process {
     child: Child,
     lines: Receiver<String>,
     log: Arc<Mutex<String>>,
+    /// Where it looks for a cluster of this machine, and finds none, and nobody finds one that it starts.
+    _runtime: tempfile::TempDir,
 }
 
 impl Process {
@@ -36,8 +38,10 @@ impl Process {
         args: impl IntoIterator<Item = S>,
         variables: &[(&str, &str)],
     ) -> Self {
+        let runtime = tempfile::tempdir().unwrap();
         let mut child = Command::new(binary())
             .args(args)
+            .env("XDG_RUNTIME_DIR", runtime.path())
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -62,7 +66,7 @@ impl Process {
                 copy.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
             }
         });
-        Self { child, lines, log }
+        Self { child, lines, log, _runtime: runtime }
     }
 
     /// The rest of the first line that contains `before`.

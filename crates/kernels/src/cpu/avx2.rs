@@ -4,10 +4,8 @@
 
 use std::arch::x86_64::*;
 
-use super::quantised_rows::QuantisedRows;
 use super::{Arithmetic, LANES, Line, Operands, SumsOfRow, portable};
 use crate::largest::Largest;
-use crate::weights::quantised::PanelGroups;
 
 /// How far ahead of its use a line is asked for, in all panels of a tile together: 8 KiB.
 const LINES_AHEAD: usize = 128;
@@ -191,16 +189,6 @@ pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn soften(scores: &mut [[f32; LANES]]) -> f32 {
     portable::soften(scores)
-}
-
-/// Adds the products of rows of small integers and of `panels` to `sums`.
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn accumulate_groups(
-    x: QuantisedRows<'_>,
-    panels: &[PanelGroups<'_>],
-    sums: &mut [SumsOfRow],
-) {
-    portable::accumulate_groups(x, panels, sums);
 }
 
 /// Quantises `values` to bytes, scales and sums.

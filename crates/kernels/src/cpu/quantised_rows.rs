@@ -57,6 +57,12 @@ pub(crate) struct QuantisedRows<'a> {
 }
 
 impl<'a> QuantisedRows<'a> {
+    /// The rows but for the first ones.
+    pub(crate) fn skip(self, rows: usize) -> Self {
+        let words = &self.words[rows * self.stride..];
+        Self { words, rows: self.rows - rows, ..self }
+    }
+
     /// The bytes of a group, four to a word.
     #[inline(always)]
     pub(crate) fn quants(&self, row: usize, group: usize) -> &'a [u32; GROUP_WORDS] {

@@ -66,6 +66,15 @@ impl InstructionSet {
         self == Self::Portable
     }
 
+    /// Whether small integers are multiplied with AVX-512-VNNI: with every set of 512 bits, if the processor has it,
+    /// because sums of integers have the same bits however they are computed.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_vnni(self) -> bool {
+        self >= Self::Avx512
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vnni")
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",

@@ -250,6 +250,24 @@ fn quantised_products_are_near_and_the_same_everywhere() {
 }
 
 #[test]
+fn products_of_the_largest_integers_fit_everywhere() {
+    let (m, n, k) = (7, 40, 100);
+    let signs = |count: usize| (0..count).map(|at| if at * at % 7 < 3 { 1.0 } else { -1.0 });
+    let [x, w]: [Vec<f32>; 2] = [signs(m * k).collect(), signs(n * k).collect()];
+    let product = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(x * w)).sum();
+    let exact = x.chunks(k).flat_map(|x| w.chunks(k).map(move |w| product(x, w)));
+    let exact: Vec<f64> = exact.collect();
+    let weight = Matrix::from_vec(w.clone(), (n, k), &Place::Cpu).unwrap();
+    for format in [WeightFormat::Int8, WeightFormat::Int4] {
+        for device in devices() {
+            let weights = device.linear_weights(&weight, None, format).unwrap();
+            let y = device.linear(&device.upload(&x, k).unwrap(), &weights).unwrap();
+            assert_near(&name(&device, format), &device.host(&y), &exact, 0.02);
+        }
+    }
+}
+
+#[test]
 fn quantised_weights_take_as_many_bytes_as_they_say() {
     let device = &devices()[0];
     let bits_per_weight = |format| {
