@@ -27,7 +27,7 @@ pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<()> {
     let default = InstructionSet::detect();
     let (mut wrong, mut gb_per_s) = (Vec::new(), 0.0);
     for set in InstructionSet::available() {
-        let options = CpuOptions { threads, instruction_set: Some(set) };
+        let options = CpuOptions { instruction_set: Some(set), ..CpuOptions::of_threads(threads) };
         let probe = Probe::run(options, format).with_context(|| format!("trying {set}"))?;
         let (mark, verdict) = (if set == default { '*' } else { ' ' }, verdict(probe));
         let (stream, flops) = (probe.weights_gb_per_s, probe.gflop_per_s);

@@ -182,9 +182,10 @@ impl Probe {
         tensors: &ExpertTensors,
         format: WeightFormat,
     ) -> Result<Vec<f32>, guildhall_kernels::Error> {
-        let threads = NonZeroUsize::MIN;
-        let instruction_set = Some(InstructionSet::Portable);
-        let device = Device::cpu(CpuOptions { threads, instruction_set })?;
+        let device = Device::cpu(CpuOptions {
+            instruction_set: Some(InstructionSet::Portable),
+            ..CpuOptions::of_threads(NonZeroUsize::MIN)
+        })?;
         let ExpertTensors { gate, up, down } = tensors;
         self.compute(&device, &device.expert_weights(gate, up, down, format)?)
     }

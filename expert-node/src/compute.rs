@@ -141,6 +141,7 @@ impl Worker {
     }
 
     fn run(&self, jobs: &Receiver<Job>, turn: &Turn) {
+        self.device.pin_caller();
         let mut waiting = VecDeque::new();
         loop {
             if waiting.is_empty() {

@@ -33,7 +33,7 @@ struct Running {
 }
 
 fn cpu() -> CpuOptions {
-    CpuOptions { threads: 2.try_into().unwrap(), instruction_set: None }
+    CpuOptions::of_threads(2.try_into().unwrap())
 }
 
 fn checkpoint() -> Checkpoint {

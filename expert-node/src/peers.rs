@@ -40,13 +40,13 @@ impl Peers {
             let fetching = fetch(&endpoint, &self.own, wanted, self.max_bytes);
             reason = match self.runtime.block_on(fetching) {
                 Err(error) => error.to_string(),
-                Ok(stored) if known.is_some_and(|known| known != stored.sha256) => {
+                Ok(stored) if known.is_some_and(|known| known != stored.hash) => {
                     format!("{node} has another expert {id} than others hold")
                 }
                 Ok(stored) => match make(&stored) {
                     Ok(tensors) => {
                         tracing::debug!(expert = %id, from = %node, "fetched");
-                        return Ok((tensors, stored.sha256));
+                        return Ok((tensors, stored.hash));
                     }
                     Err(error) => format!("{node}: {error}"),
                 },

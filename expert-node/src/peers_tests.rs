@@ -154,7 +154,7 @@ async fn a_wrong_expert_is_never_taken() {
     };
     check(&[], "no other node has the model's files").await;
     check(&[Giver::Gone], "connecting").await;
-    check(&[Giver::Flipped], "giver-0: expert 1/3 as it was received: the SHA-256 is").await;
+    check(&[Giver::Flipped], "giver-0: expert 1/3 as it was received: its hash is").await;
     check(&[Giver::Another], "giver-0 has another expert 1/3 than others hold").await;
 }
 

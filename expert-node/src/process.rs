@@ -217,6 +217,7 @@ fn node_options(config: &ExpertNodeConfig) -> NodeOptions {
         device: CpuOptions {
             threads: config.threads.unwrap_or(cores),
             instruction_set: config.instruction_set,
+            pin_threads: config.pin_threads,
         },
         capacity: capacity(config),
         max_queued_calls: config.max_queued_calls.get(),

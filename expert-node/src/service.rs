@@ -84,8 +84,8 @@ impl Node {
             dtype,
         };
         let alone = CpuOptions {
-            threads: NonZeroUsize::MIN,
             instruction_set: Some(device.instruction_set()),
+            ..CpuOptions::of_threads(NonZeroUsize::MIN)
         };
         let devices = (device.clone(), Device::cpu(alone)?);
         let shard = Arc::new(Shard::new(supply, devices, (format, options.capacity)));

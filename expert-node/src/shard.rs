@@ -1,6 +1,8 @@
 //! The experts that a node holds, each loaded and verified before anybody sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -75,59 +77,62 @@ impl Shard {
         Arc::clone(&self.held.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Loads experts one after another, at least one, until `limit` is over. Returns what came of each that was tried.
+    /// Loads experts, at least one, until `limit` is over. Returns what came of each that was tried.
+    ///
+    /// What is to be there at once is loaded on all threads, an expert on each; a giver is asked for one at a time.
     pub(crate) fn load(
         &self,
         experts: &[ExpertId],
         pace: Pace,
         limit: Duration,
     ) -> Vec<(ExpertId, Result<(), Error>)> {
-        let began = Instant::now();
-        let mut tried = Vec::new();
-        for &id in experts {
-            if !tried.is_empty() && began.elapsed() >= limit {
-                break;
+        let at_once = pace == Pace::AtOnce;
+        let threads = match at_once && self.supply.has_files() {
+            true => self.device.threads().min(experts.len()),
+            false => 1,
+        };
+        let device = if at_once && threads == 1 { &self.device } else { &self.one_thread };
+        let (began, next) = (Instant::now(), AtomicUsize::new(0));
+        let load_some = || {
+            let mut tried = Vec::new();
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let late = at > 0 && began.elapsed() >= limit;
+                let Some(&id) = experts.get(at).filter(|_| !late) else { return tried };
+                tried.push((id, self.load_one(id, device)));
             }
-            let loaded = self.load_one(id, pace).map(|expert| {
-                self.change(|held| drop(held.experts.insert(id, expert)));
-            });
-            tried.push((id, loaded));
-        }
-        tried
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(load_some)).collect();
+            let mut tried = load_some();
+            for other in others {
+                tried.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            }
+            tried
+        })
     }
 
     pub(crate) fn forget(&self, experts: &BTreeSet<ExpertId>) {
-        self.change(|held| held.experts.retain(|id, _| !experts.contains(id)));
-    }
-
-    /// Bytes that more experts may take.
-    fn free(&self) -> u64 {
-        self.capacity.saturating_sub(self.held().bytes())
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Held)) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        change(Arc::make_mut(&mut held));
+        Arc::make_mut(&mut held).experts.retain(|id, _| !experts.contains(id));
     }
 
-    /// Verifies the bytes of an expert, packs them, and has the packed expert computed once.
-    fn load_one(
-        &self,
-        id: ExpertId,
-        pace: Pace,
-    ) -> Result<(Arc<ExpertWeights>, ExpertHash), Error> {
-        let device = match pace {
-            Pace::AtOnce => &self.device,
-            Pace::Leisurely => &self.one_thread,
-        };
+    /// Verifies the bytes of an expert, packs them, has the packed expert computed once, and holds it from then on.
+    fn load_one(&self, id: ExpertId, device: &Device) -> Result<(), Error> {
         let (tensors, hash) = self.supply.read(id)?;
         let weights =
             device.expert_weights(&tensors.gate, &tensors.up, &tensors.down, self.format)?;
-        let (bytes, free) = (weights.bytes() as u64, self.free());
+        canary(device, id, &tensors, &weights).map_err(|e| Error::Canary(Box::new(e)))?;
+        self.hold(id, weights, hash)
+    }
+
+    fn hold(&self, id: ExpertId, weights: ExpertWeights, hash: ExpertHash) -> Result<(), Error> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let (bytes, free) = (weights.bytes() as u64, self.capacity.saturating_sub(held.bytes()));
         if bytes > free {
             return Err(Error::NoRoom { expert: id, bytes, free });
         }
-        canary(device, id, &tensors, &weights).map_err(|e| Error::Canary(Box::new(e)))?;
-        Ok((Arc::new(weights), hash))
+        Arc::make_mut(&mut held).experts.insert(id, (Arc::new(weights), hash));
+        Ok(())
     }
 }

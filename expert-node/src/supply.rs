@@ -61,12 +61,12 @@ impl Supply {
             return Err(format!("this node has model {}", checkpoint.fingerprint()));
         }
         let verified = checkpoint.verified_bytes(id, hashes);
-        let (bytes, sha256) = verified.map_err(|error| error.to_string())?;
+        let (bytes, hash) = verified.map_err(|error| error.to_string())?;
         let matrix = |matrix: MatrixBytes<'_>| StoredMatrix {
             value_type: matrix.value_type.to_string(),
             bytes: matrix.parts.concat().into(),
         };
-        Ok(StoredExpert { matrices: [bytes.gate, bytes.up, bytes.down].map(matrix), sha256 })
+        Ok(StoredExpert { matrices: [bytes.gate, bytes.up, bytes.down].map(matrix), hash })
     }
 }
 
@@ -78,7 +78,7 @@ fn received(
 ) -> Result<ExpertTensors, guildhall_checkpoint::Error> {
     let [gate, up, down] = &stored.matrices;
     let parts = [part(id, gate)?, part(id, up)?, part(id, down)?];
-    ExpertBytes::split(config, parts).to_tensors(id, config, &stored.sha256)
+    ExpertBytes::split(config, parts).to_tensors(id, config, &stored.hash)
 }
 
 fn part(

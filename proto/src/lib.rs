@@ -16,4 +16,4 @@ pub mod vllm {
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The version of the expert protocol; both sides of a stream must have the same.
-pub const EXPERT_PROTOCOL_VERSION: u32 = 3;
+pub const EXPERT_PROTOCOL_VERSION: u32 = 4;

@@ -120,6 +120,10 @@ pub struct RouterConfig {
     #[arg(long, env = "GUILDHALL_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
 
+    /// Keep each thread that computes on a core of its own, of those that this process may use (taskset, cpuset).
+    #[arg(long, env = "GUILDHALL_PIN_THREADS")]
+    pub pin_threads: bool,
+
     /// Microseconds that a thread looks for answers before it sleeps, in the middle of a step: to wake it takes longer than a
     /// round trip. It offers its core to others meanwhile; where these need it, 0 is better.
     #[arg(long, env = "GUILDHALL_BUSY_POLL", default_value = "1000", value_name = "MICROSECONDS",

@@ -78,7 +78,7 @@ impl Evaluation {
             return Err(Error::Config("a text of less than two tokens predicts nothing".into()));
         }
         let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let device = Device::cpu(CpuOptions { threads, instruction_set: None })?;
+        let device = Device::cpu(CpuOptions::of_threads(threads))?;
         let reference = Runner::load(&checkpoint, &device, Formats::REFERENCE, window)?;
         Ok(Self { checkpoint, device, windows, reference })
     }

@@ -26,7 +26,11 @@ pub(crate) fn lane_options(
 ) -> Result<LaneOptions, Error> {
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let threads = config.threads.unwrap_or(cores);
-    let device = Device::cpu(CpuOptions { threads, instruction_set: config.instruction_set })?;
+    let device = Device::cpu(CpuOptions {
+        threads,
+        instruction_set: config.instruction_set,
+        pin_threads: config.pin_threads,
+    })?;
     let shape = kv_shape(config, checkpoint.config())?;
     let capacity = shape.blocks * BLOCK_TOKENS;
     let limits = Limits {

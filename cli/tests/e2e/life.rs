@@ -1,4 +1,4 @@
-//! How processes end: drained, together, and with the right exit code.
+//! How processes run and end: on their cores, drained, together, and with the right exit code.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -64,12 +64,38 @@ async fn a_node_that_gets_sigterm_answers_what_runs_and_leaves() {
 }
 
 #[tokio::test]
+async fn threads_that_compute_stay_on_cores_of_their_own() {
+    let more = ["--threads", "2", "--pin-threads"];
+    let cluster = Cluster::start_with(&demo(), "bf16", 1, &more, &more);
+    connect(&cluster.address).await.generate(greedy(&[1, 2], 3)).await.unwrap();
+    for (process, names) in
+        [(&cluster.router, ["lane-0", "kernel-1"]), (&cluster.nodes[0], ["compute", "kernel-1"])]
+    {
+        let cores = names.map(|name| cores_of_thread(process.id(), name));
+        let one_each = cores.iter().all(|cores| cores.parse::<usize>().is_ok());
+        assert!(one_each, "{names:?} may be on {cores:?}");
+        let alone = std::thread::available_parallelism().unwrap().get() == 1;
+        assert!(alone || cores[0] != cores[1], "{names:?} are on {cores:?}");
+    }
+}
+
+/// The list of cores that a thread of a process may be on.
+fn cores_of_thread(process: u32, name: &str) -> String {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let mut states = threads
+        .map(|thread| std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
+    let state = states.find(|state| state.starts_with(&format!("Name:\t{name}\n"))).unwrap();
+    let cores = state.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    cores.unwrap().trim().to_owned()
+}
+
+#[tokio::test]
 async fn ctrl_c_stops_the_whole_cluster() {
     let (mut up, children) = start_up(&["--log-format", "json", "--log", "info"]);
     // All processes log as they were told.
-    up.wait_for_log("expert-node-2 | {\"timestamp\"");
+    up.wait_for_log("expert-node-3 | {\"timestamp\"");
     up.wait_for_log("router | {\"timestamp\"");
-    assert_eq!(children.len(), 4);
+    assert_eq!(children.len(), 5);
     up.signal("INT");
     assert!(up.wait().success());
     assert!(children.iter().all(|id| !is_running(*id)), "a process was left behind");

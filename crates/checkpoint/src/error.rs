@@ -42,7 +42,7 @@ pub enum Error {
     },
     /// The bytes of an expert are not those that were hashed when this model was first loaded.
     #[error(
-        "expert {expert} of {dir} is corrupt: its SHA-256 is {found}, but {expected} was recorded in {record}"
+        "expert {expert} of {dir} is corrupt: its hash is {found}, but {expected} was recorded in {record}"
     )]
     Corrupt {
         /// The expert.

@@ -1,7 +1,6 @@
 //! Experts as bytes: what one node can hand to another, and what that one makes of it.
 
 use guildhall_ids::ExpertId;
-use sha2::{Digest, Sha256};
 
 use crate::fingerprint::hex;
 use crate::{Error, ExpertHash, ExpertTensors, MatrixBytes, ModelConfig, ValueType};
@@ -33,14 +32,16 @@ impl<'a> ExpertBytes<'a> {
         }
     }
 
-    /// SHA-256 over the type and the bytes of each matrix: gate, up, down. Bytes alone would not do: f16 and bf16 are
+    /// BLAKE3 over the type and the bytes of each matrix: gate, up, down. Bytes alone would not do: f16 and bf16 are
     /// equally long.
     #[must_use]
     pub fn hash(&self) -> ExpertHash {
-        let mut hash = Sha256::new();
+        let mut hash = blake3::Hasher::new();
         for (_, matrix) in self.matrices() {
-            hash.update(matrix.value_type.to_string());
-            matrix.parts.iter().for_each(|part| hash.update(part));
+            hash.update(matrix.value_type.to_string().as_bytes());
+            for part in &matrix.parts {
+                hash.update(part);
+            }
         }
         hash.finalize().into()
     }
@@ -64,7 +65,7 @@ impl<'a> ExpertBytes<'a> {
         let found = self.hash();
         if found != *expected {
             let (found, expected) = (hex(&found), hex(expected));
-            return Err(refuse(format!("the SHA-256 is {found}, not {expected}")));
+            return Err(refuse(format!("its hash is {found}, not {expected}")));
         }
         let [gate, up, down] = self.matrices();
         Ok(ExpertTensors {

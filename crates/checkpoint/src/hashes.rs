@@ -11,7 +11,7 @@ use guildhall_ids::ExpertId;
 use crate::fingerprint::hex;
 use crate::{Error, Fingerprint};
 
-/// SHA-256 of an expert's three matrices as they are in the files: gate, up, down, each with its type.
+/// BLAKE3 of an expert's three matrices as they are in the files: gate, up, down, each with its type.
 pub type ExpertHash = [u8; 32];
 
 /// The record of one model. A line of it is `layer/expert hash`; lines are only ever appended, so that several nodes
@@ -35,7 +35,7 @@ impl HashCache {
     /// # Errors
     /// A record that cannot be read. One that cannot be written is no error: then nothing is recorded.
     pub fn open(dir: &Path, fingerprint: Fingerprint) -> Result<Self, Error> {
-        let path = dir.join(format!(".guildhall-{fingerprint}.hashes"));
+        let path = dir.join(format!(".guildhall-{fingerprint}.blake3"));
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),

@@ -9,7 +9,7 @@ use prost::Message as _;
 
 use crate::Error;
 
-/// SHA-256 of the weights of one expert, as they are in the checkpoint.
+/// BLAKE3 of the weights of one expert, as they are in the checkpoint.
 pub type ExpertHash = [u8; 32];
 
 /// Who a node is.
@@ -162,9 +162,9 @@ impl ResidentRecord {
         let record = v1::ResidentRecord::decode(bytes).map_err(broken)?;
         let mut resident = BTreeMap::new();
         for layer in &record.resident {
-            let (hashes, rest) = layer.sha256.as_chunks::<32>();
+            let (hashes, rest) = layer.hashes.as_chunks::<32>();
             if hashes.len() != layer.experts.len() || !rest.is_empty() {
-                return Err(broken(format!("layer {}: not one SHA-256 an expert", layer.layer)));
+                return Err(broken(format!("layer {}: not one hash an expert", layer.layer)));
             }
             let ids = layer.experts.iter().map(|&expert| ExpertId::new(layer.layer, expert));
             resident.extend(ids.zip(hashes.iter().copied()));
@@ -258,7 +258,7 @@ fn to_layers<'a>(experts: impl Iterator<Item = (ExpertId, &'a [u8])>) -> Vec<v1:
     let layer = |(layer, experts, hashes): (u32, Vec<u32>, Vec<u8>)| v1::LayerExperts {
         layer,
         experts,
-        sha256: hashes.into(),
+        hashes: hashes.into(),
     };
     layers.into_iter().map(layer).collect()
 }
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_hash_for_each_expert_is_asked_for() {
-        let layer = v1::LayerExperts { layer: 1, experts: vec![1, 2], sha256: vec![0; 32].into() };
+        let layer = v1::LayerExperts { layer: 1, experts: vec![1, 2], hashes: vec![0; 32].into() };
         let record = v1::ResidentRecord { resident: vec![layer], ..Default::default() };
         let error = ResidentRecord::decode(&record.encode_to_vec()).unwrap_err();
         assert!(error.to_string().contains("layer 1"), "{error}");

@@ -52,7 +52,8 @@ fn main() {
 
 fn device(set: InstructionSet) -> Device {
     let threads = NonZeroUsize::new(THREADS).unwrap();
-    Device::cpu(CpuOptions { threads, instruction_set: Some(set) }).unwrap()
+    Device::cpu(CpuOptions { instruction_set: Some(set), ..CpuOptions::of_threads(threads) })
+        .unwrap()
 }
 
 fn matrix(rows: usize, cols: usize, dtype: Dtype) -> Matrix {

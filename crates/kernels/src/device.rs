@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 pub use instruction_set::InstructionSet;
 
-use crate::cpu::parallel::Workers;
+use crate::cpu::parallel::{Workers, usable_cores};
 use crate::dtype::{bf16_bits, widen_bf16};
 use crate::error::{Error, check_size};
 use crate::tensor::Tensor;
@@ -20,6 +20,16 @@ pub struct CpuOptions {
     pub threads: NonZeroUsize,
     /// The instruction set of the inner loops; `None` takes the best one of this processor.
     pub instruction_set: Option<InstructionSet>,
+    /// Whether each thread stays on a core of its own, of those that this process may use.
+    pub pin_threads: bool,
+}
+
+impl CpuOptions {
+    /// So many threads with the best instruction set, wherever the system puts them.
+    #[must_use]
+    pub fn of_threads(threads: NonZeroUsize) -> Self {
+        Self { threads, instruction_set: None, pin_threads: false }
+    }
 }
 
 /// A place where tensors live and operations run; clones share its threads.
@@ -46,7 +56,8 @@ impl Device {
         if !InstructionSet::available().contains(&instruction_set) {
             return Err(Error::UnsupportedInstructionSet { wanted: instruction_set, best });
         }
-        let workers = Workers::start(options.threads)?;
+        let cores = if options.pin_threads { usable_cores()? } else { Vec::new() };
+        let workers = Workers::start_on(options.threads, &cores)?;
         Ok(Self(Arc::new(Cpu { workers, instruction_set })))
     }
 
@@ -58,6 +69,11 @@ impl Device {
     /// Returns the number of threads that share one operation.
     pub fn threads(&self) -> usize {
         self.0.workers.threads()
+    }
+
+    /// Keeps the thread that calls on the core that is left for it, if the others are on cores of their own.
+    pub fn pin_caller(&self) {
+        self.workers().pin_caller();
     }
 
     pub(crate) fn workers(&self) -> &Workers {

@@ -68,7 +68,11 @@ mod tests {
         values[1400] = f32::INFINITY;
         for set in InstructionSet::available() {
             let threads = NonZeroUsize::new(2).unwrap();
-            let device = Device::cpu(CpuOptions { threads, instruction_set: Some(set) }).unwrap();
+            let device = Device::cpu(CpuOptions {
+                instruction_set: Some(set),
+                ..CpuOptions::of_threads(threads)
+            })
+            .unwrap();
             let x = device.upload(&values, 300).unwrap();
             let expected = [Some((299, 2.0)), Some((10, 3.0)), None, None, None];
             assert_eq!(device.largest_of_rows(&x), expected, "{set}");

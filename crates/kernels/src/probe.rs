@@ -47,8 +47,8 @@ impl Probe {
             weights.push(pack(&device)?);
         }
         let plain = CpuOptions {
-            threads: NonZeroUsize::MIN,
             instruction_set: Some(InstructionSet::Portable),
+            ..CpuOptions::of_threads(NonZeroUsize::MIN)
         };
         let plain = Device::cpu(plain)?;
         Ok(Self {
@@ -126,7 +126,10 @@ mod tests {
     #[test]
     fn every_instruction_set_of_this_machine_computes_what_plain_code_does() {
         for set in InstructionSet::available() {
-            let options = CpuOptions { threads: NonZeroUsize::MIN, instruction_set: Some(set) };
+            let options = CpuOptions {
+                instruction_set: Some(set),
+                ..CpuOptions::of_threads(NonZeroUsize::MIN)
+            };
             let probe = Probe::run(options, crate::Dtype::Bf16.into()).unwrap();
             assert!(probe.difference < 1e-5, "{set}: {probe:?}");
             assert!(probe.weights_gb_per_s > 0.0 && probe.gflop_per_s > 0.0, "{set}: {probe:?}");

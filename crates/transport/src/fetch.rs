@@ -85,8 +85,8 @@ fn read_header(
     header: v1::StoredExpert,
     max_bytes: usize,
 ) -> Result<([usize; 3], StoredExpert), String> {
-    let sha256 = header.sha256.as_ref().try_into();
-    let sha256 = sha256.map_err(|_| format!("a SHA-256 of {} bytes", header.sha256.len()))?;
+    let hash = header.hash.as_ref().try_into();
+    let hash = hash.map_err(|_| format!("a hash of {} bytes", header.hash.len()))?;
     let matrices = <[v1::StoredMatrix; 3]>::try_from(header.matrices);
     let matrices =
         matrices.map_err(|matrices| format!("an expert of {} matrices", matrices.len()))?;
@@ -97,5 +97,5 @@ fn read_header(
     }
     let empty =
         |of: v1::StoredMatrix| StoredMatrix { value_type: of.value_type, bytes: Bytes::new() };
-    Ok((lengths, StoredExpert { matrices: matrices.map(empty), sha256 }))
+    Ok((lengths, StoredExpert { matrices: matrices.map(empty), hash }))
 }

@@ -19,7 +19,7 @@ pub struct StoredExpert {
     /// Gate, up and down.
     pub matrices: [StoredMatrix; 3],
     /// Over type and bytes of each matrix.
-    pub sha256: [u8; 32],
+    pub hash: [u8; 32],
 }
 
 /// A matrix as it is in a file: row-major, little-endian, with the scales of its blocks behind it if it has some.
@@ -88,7 +88,7 @@ async fn send(
     };
     let header = v1::StoredExpert {
         matrices: expert.matrices.iter().map(matrix).collect(),
-        sha256: Bytes::copy_from_slice(&expert.sha256),
+        hash: Bytes::copy_from_slice(&expert.hash),
     };
     let parts = expert.matrices.iter().flat_map(|matrix| {
         let starts = (0..matrix.bytes.len()).step_by(PART_BYTES);

@@ -19,8 +19,10 @@ const FORMATS: [WeightFormat; 4] = [
 
 fn devices() -> Vec<Device> {
     let sets = InstructionSet::available().into_iter();
-    let options =
-        sets.map(|set| CpuOptions { threads: 2.try_into().unwrap(), instruction_set: Some(set) });
+    let options = sets.map(|set| CpuOptions {
+        instruction_set: Some(set),
+        ..CpuOptions::of_threads(2.try_into().unwrap())
+    });
     options.map(|options| Device::cpu(options).unwrap()).collect()
 }
 

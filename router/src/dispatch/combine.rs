@@ -42,8 +42,7 @@ mod tests {
         outputs: &[f32],
         row_of_pair: impl Fn(usize) -> usize + Sync,
     ) -> Vec<f32> {
-        let device =
-            Device::cpu(CpuOptions { threads: NonZeroUsize::MIN, instruction_set: None }).unwrap();
+        let device = Device::cpu(CpuOptions::of_threads(NonZeroUsize::MIN)).unwrap();
         let combined = combine(&device, routes, 2, |pair, weight, sum| {
             let row = row_of_pair(pair);
             add_scaled_f32(sum, weight, outputs[2 * row..2 * row + 2].iter().copied());

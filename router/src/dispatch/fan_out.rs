@@ -248,8 +248,7 @@ mod tests {
     }
 
     fn combined(fan_out: &FanOut) -> Vec<f32> {
-        let device =
-            Device::cpu(CpuOptions { threads: NonZeroUsize::MIN, instruction_set: None }).unwrap();
+        let device = Device::cpu(CpuOptions::of_threads(NonZeroUsize::MIN)).unwrap();
         device.host(&fan_out.combined(&device)).into_owned()
     }
 

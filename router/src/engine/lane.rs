@@ -71,6 +71,7 @@ impl Lane {
             .build()
             .map_err(|source| Error::System { what: "starting the lane's runtime", source })?;
         let run = move || {
+            options.model.device().pin_caller();
             let runtime = Rc::new(runtime);
             let experts = connect(Rc::clone(&runtime));
             let (sequences, parking) = (BTreeMap::new(), Parking::new(options.expert_wait_timeout));

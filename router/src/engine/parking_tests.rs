@@ -90,7 +90,7 @@ fn start(expert_wait_timeout: Duration) -> Running {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/mixtral");
     let checkpoint = Checkpoint::open(&golden).unwrap();
     let threads = 1.try_into().unwrap();
-    let device = Device::cpu(CpuOptions { threads, instruction_set: None }).unwrap();
+    let device = Device::cpu(CpuOptions::of_threads(threads)).unwrap();
     let shape = KvShape { layers: 3, blocks: 16, block_tokens: 4, kv_heads: 2, head_dim: 8 };
     let limits = Limits { max_running: 8, max_batched_tokens: 64 };
     let options = LaneOptions {

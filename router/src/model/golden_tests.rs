@@ -70,8 +70,10 @@ struct Part<'a> {
 impl Bench {
     fn open(case: &str, dtype: Dtype, instruction_set: InstructionSet) -> Self {
         let checkpoint = Checkpoint::open(&dir(case)).unwrap();
-        let options =
-            CpuOptions { threads: 2.try_into().unwrap(), instruction_set: Some(instruction_set) };
+        let options = CpuOptions {
+            instruction_set: Some(instruction_set),
+            ..CpuOptions::of_threads(2.try_into().unwrap())
+        };
         let device = Device::cpu(options).unwrap();
         let shape = shape_of_blocks(checkpoint.config(), BLOCKS);
         Self {

@@ -82,9 +82,9 @@ fn wrong_bytes_are_refused() {
         bytes
     };
     let flipped: &'static [u8] = flipped.leak();
-    check(|bytes, _| bytes.up.parts[0] = flipped, "the SHA-256 is ");
-    check(|_, expected| expected[31] ^= 1, "the SHA-256 is ");
-    check(|bytes, _| bytes.down.value_type = ValueType::Plain(FloatType::F16), "the SHA-256 is ");
+    check(|bytes, _| bytes.up.parts[0] = flipped, "its hash is ");
+    check(|_, expected| expected[31] ^= 1, "its hash is ");
+    check(|bytes, _| bytes.down.value_type = ValueType::Plain(FloatType::F16), "its hash is ");
 }
 
 /// The same where the hash was expected: whoever made it had other files.

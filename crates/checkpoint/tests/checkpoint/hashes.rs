@@ -17,7 +17,7 @@ fn load(checkpoint: &Checkpoint, cache: &Path) -> Result<(), Error> {
 
 /// The file in which hashes of this model are recorded.
 fn record(checkpoint: &Checkpoint, cache: &Path) -> std::path::PathBuf {
-    cache.join(format!(".guildhall-{}.hashes", checkpoint.fingerprint()))
+    cache.join(format!(".guildhall-{}.blake3", checkpoint.fingerprint()))
 }
 
 fn flip_last_bit(tensors: &mut [RawTensor]) {
@@ -33,7 +33,7 @@ fn an_expert_that_changed_after_its_first_load_is_corrupt() {
     let error = load(&model.open().unwrap(), model.dir()).unwrap_err();
     assert!(matches!(error, Error::Corrupt { expert: EXPERT, .. }), "{error:?}");
     let text = message(&error);
-    for words in ["expert 0/1", "is corrupt", ".hashes", model.dir().to_str().unwrap()] {
+    for words in ["expert 0/1", "is corrupt", ".blake3", model.dir().to_str().unwrap()] {
         assert!(text.contains(words), "{text:?} does not say {words:?}");
     }
 }
@@ -89,7 +89,7 @@ fn a_record_that_is_no_text_is_named() {
     let checkpoint = model.open().unwrap();
     std::fs::write(record(&checkpoint, model.dir()), [0xff, 0xfe]).unwrap();
     let text = message(&load(&checkpoint, model.dir()).unwrap_err());
-    assert!(text.contains(".hashes") && text.contains("UTF-8"), "{text}");
+    assert!(text.contains(".blake3") && text.contains("UTF-8"), "{text}");
 }
 
 #[test]

@@ -9,6 +9,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 use crate::error::Error;
 
 /// Elements that take a thread some ten microseconds: fewer are not worth waking another one.
@@ -22,12 +24,28 @@ const AWAKE_FOR: Duration = Duration::from_micros(100);
 /// How often it looks before it offers its core to somebody else.
 const LOOKS: usize = 64;
 
+/// The cores that this process may use.
+pub(crate) fn usable_cores() -> Result<Vec<usize>, Error> {
+    let usable = sched_getaffinity(None).map_err(|error| Error::Threads(error.into()))?;
+    Ok((0..CpuSet::MAX_CPU).filter(|&core| usable.is_set(core)).collect())
+}
+
+/// Keeps the thread that calls on one core.
+fn pin(core: usize) {
+    let mut only = CpuSet::new();
+    only.set(core);
+    // The core was usable when the threads were started; if it is not any more, the system goes on deciding.
+    let _ = sched_setaffinity(None, &only);
+}
+
 /// A calling thread and the threads that help it.
 #[derive(Debug)]
 pub(crate) struct Workers {
     /// One thread fewer than share the work; none when the calling thread works alone.
     helpers: Vec<JoinHandle<()>>,
     open: Arc<Open>,
+    /// The core of the calling thread, if helpers have theirs.
+    core_of_caller: Option<usize>,
 }
 
 /// What helpers can help with.
@@ -44,14 +62,30 @@ struct Open {
 }
 
 impl Workers {
+    #[cfg(test)]
     pub(crate) fn start(threads: NonZeroUsize) -> Result<Self, Error> {
-        let mut workers = Self { helpers: Vec::new(), open: Arc::default() };
+        Self::start_on(threads, &[])
+    }
+
+    /// Starts the helpers, each on a core of its own of `cores`, if there are any; the first one is the caller's.
+    pub(crate) fn start_on(threads: NonZeroUsize, cores: &[usize]) -> Result<Self, Error> {
+        let core_of_caller = cores.first().copied();
+        let mut workers = Self { helpers: Vec::new(), open: Arc::default(), core_of_caller };
         for index in 1..threads.get() {
             let open = Arc::clone(&workers.open);
+            let core = cores.get(index % cores.len().max(1)).copied();
             let helper = std::thread::Builder::new().name(format!("kernel-{index}"));
-            workers.helpers.push(helper.spawn(move || open.help()).map_err(Error::Threads)?);
+            let help = move || {
+                core.iter().for_each(|&core| pin(core));
+                open.help();
+            };
+            workers.helpers.push(helper.spawn(help).map_err(Error::Threads)?);
         }
         Ok(workers)
+    }
+
+    pub(crate) fn pin_caller(&self) {
+        self.core_of_caller.iter().for_each(|&core| pin(core));
     }
 
     pub(crate) fn threads(&self) -> usize {
@@ -297,7 +331,34 @@ impl<'a, T> SharedSlice<'a, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    /// The cores that each thread of a device may be on.
+    fn cores_of_threads(cores: &[usize]) -> BTreeSet<Vec<usize>> {
+        let workers = Workers::start_on(NonZeroUsize::new(2).unwrap(), cores).unwrap();
+        workers.pin_caller();
+        let seen = Mutex::new(BTreeSet::new());
+        let both = std::sync::Barrier::new(2);
+        workers.run(2, |_| {
+            both.wait();
+            seen.lock().unwrap().insert(usable_cores().unwrap());
+        });
+        seen.into_inner().unwrap()
+    }
+
+    #[test]
+    fn threads_stay_on_cores_of_their_own_if_they_shall() {
+        // On a thread of its own, whose cores are nobody else's business.
+        let test = || {
+            let usable = usable_cores().unwrap();
+            assert_eq!(cores_of_threads(&[]), BTreeSet::from([usable.clone()]));
+            let each = usable.iter().take(2).map(|core| vec![*core]);
+            assert_eq!(cores_of_threads(&usable), each.collect());
+        };
+        std::thread::scope(|scope| scope.spawn(test).join().unwrap());
+    }
 
     #[test]
     fn every_item_runs_once() {

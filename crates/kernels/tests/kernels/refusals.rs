@@ -185,8 +185,10 @@ fn missing_instruction_sets_are_refused() {
     use guildhall_kernels::CpuOptions;
     let all = ["portable", "avx2", "avx512", "avx512-bf16", "amx"];
     for set in all.map(|name| name.parse::<InstructionSet>().unwrap()) {
-        let options =
-            CpuOptions { threads: std::num::NonZeroUsize::MIN, instruction_set: Some(set) };
+        let options = CpuOptions {
+            instruction_set: Some(set),
+            ..CpuOptions::of_threads(std::num::NonZeroUsize::MIN)
+        };
         let available = InstructionSet::available().contains(&set);
         match Device::cpu(options) {
             Ok(device) => assert!(available && device.instruction_set() == set),

@@ -17,7 +17,8 @@ pub(crate) const FORMATS: [WeightFormat; 4] = [
 
 pub(crate) fn device(set: InstructionSet, threads: usize) -> Device {
     let threads = NonZeroUsize::new(threads).unwrap();
-    Device::cpu(CpuOptions { threads, instruction_set: Some(set) }).unwrap()
+    Device::cpu(CpuOptions { instruction_set: Some(set), ..CpuOptions::of_threads(threads) })
+        .unwrap()
 }
 
 /// One device for each instruction set of this processor.

@@ -111,7 +111,7 @@ async fn check(messages: Vec<Message>, expected: &str) {
 fn header(lengths: &[u64], hash_bytes: usize) -> Message {
     let matrix = |&bytes: &u64| v1::StoredMatrix { value_type: "bf16".into(), bytes };
     let matrices = lengths.iter().map(matrix).collect();
-    Message::Expert(v1::StoredExpert { matrices, sha256: vec![7; hash_bytes].into() })
+    Message::Expert(v1::StoredExpert { matrices, hash: vec![7; hash_bytes].into() })
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn givers_that_break_the_protocol_are_found_out() {
     check(vec![], "no header before").await;
     check(vec![part(3), header(&[1, 1, 1], 32)], "no header before").await;
     check(vec![header(&[1, 1], 32)], "an expert of 2 matrices").await;
-    check(vec![header(&[1, 1, 1], 31)], "a SHA-256 of 31 bytes").await;
+    check(vec![header(&[1, 1, 1], 31)], "a hash of 31 bytes").await;
     check(vec![header(&[u64::MAX, 1, 1], 32)], "4194304 are the most").await;
     check(vec![header(&[4 << 20, 1, 0], 32)], "4194304 are the most").await;
     check(vec![header(&[2, 2, 2], 32), part(4)], "4 bytes of an expert, 6 announced").await;

@@ -26,7 +26,7 @@ async fn check(change: fn(&mut Handshake), expected: &str) {
 
 #[tokio::test]
 async fn each_difference_is_refused_with_its_reason() {
-    check(|router| router.protocol_version += 1, "protocol version 4, this node 3").await;
+    check(|router| router.protocol_version += 1, "protocol version 5, this node 4").await;
     check(|router| router.model_fingerprint[0] = 0, "fingerprint 00abab").await;
     check(|router| router.model_fingerprint.clear(), "a model with fingerprint , this").await;
     check(|router| router.dtype = "f32".into(), "dtype f32, this node bf16").await;

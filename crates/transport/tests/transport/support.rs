@@ -123,7 +123,7 @@ pub(crate) fn stored(expert: u32) -> Result<StoredExpert, String> {
         value_type: "bf16".into(),
         bytes: (0..length).map(|at| (at * 31 % 251) as u8).collect(),
     };
-    Ok(StoredExpert { matrices: lengths.map(matrix), sha256: [expert as u8; 32] })
+    Ok(StoredExpert { matrices: lengths.map(matrix), hash: [expert as u8; 32] })
 }
 
 pub(crate) fn handshake() -> Handshake {
