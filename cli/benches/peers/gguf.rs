@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use crate::support::model::{EXPERTS, Shape, TOP_K, write_values};
+use crate::support::model::{Shape, TOP_K, write_values};
 
 const ALIGNMENT: u64 = 32;
 /// Numbers of the format.
@@ -97,10 +97,11 @@ fn tensors(shape: &Shape) -> Vec<Stacked> {
         one("attn_output", "self_attn.o_proj", &[hidden, q]);
         one("attn_q_norm", "self_attn.q_norm", &[norms.0]);
         one("attn_k_norm", "self_attn.k_norm", &[norms.1]);
-        one("ffn_gate_inp", "mlp.gate", &[EXPERTS, hidden]);
-        let mut experts = |theirs: &str, name: &str, shape: &[usize]| {
-            let sources = (0..EXPERTS).map(|e| ours(&format!("mlp.experts.{e}.{name}"))).collect();
-            add(format!("blk.{layer}.{theirs}.weight"), sources, shape);
+        one("ffn_gate_inp", "mlp.gate", &[shape.experts, hidden]);
+        let mut experts = |theirs: &str, name: &str, dims: &[usize]| {
+            let sources = 0..shape.experts;
+            let sources = sources.map(|e| ours(&format!("mlp.experts.{e}.{name}"))).collect();
+            add(format!("blk.{layer}.{theirs}.weight"), sources, dims);
         };
         experts("ffn_gate_exps", "gate_proj", &[width, hidden]);
         experts("ffn_up_exps", "up_proj", &[width, hidden]);
@@ -136,7 +137,7 @@ fn head(shape: &Shape, tensors: &[Stacked]) -> Vec<u8> {
         ("attention.head_count_kv", shape.kv_heads),
         ("attention.key_length", shape.head_dim),
         ("attention.value_length", shape.head_dim),
-        ("expert_count", EXPERTS),
+        ("expert_count", shape.experts),
         ("expert_used_count", TOP_K),
         ("vocab_size", shape.vocab),
     ] {

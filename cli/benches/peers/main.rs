@@ -24,6 +24,7 @@ const OLMOE4: Shape = Shape {
     model_type: "olmoe",
     hidden: 2048,
     layers: 4,
+    experts: 64,
     width: 1024,
     heads: 16,
     kv_heads: 16,

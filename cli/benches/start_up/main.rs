@@ -59,7 +59,7 @@ fn first_token(model: &Path, args: &[&str]) -> f64 {
 
 /// Bytes of all experts.
 fn expert_bytes() -> usize {
-    SHAPE.layers * model::EXPERTS * 3 * SHAPE.hidden * SHAPE.width * 2
+    SHAPE.layers * SHAPE.experts * 3 * SHAPE.hidden * SHAPE.width * 2
 }
 
 /// The most memory that the process has had.

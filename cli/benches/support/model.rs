@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 /// Below the vocabulary of every shape.
 pub(crate) const TOKEN_IDS: u32 = 32_000;
 
-pub(crate) const EXPERTS: usize = 64;
 pub(crate) const TOP_K: usize = 8;
 
 /// How wide and deep a model is, in the terms of its `config.json`.
@@ -17,6 +16,8 @@ pub(crate) struct Shape {
     pub(crate) model_type: &'static str,
     pub(crate) hidden: usize,
     pub(crate) layers: usize,
+    /// Of a layer.
+    pub(crate) experts: usize,
     /// Of an expert.
     pub(crate) width: usize,
     pub(crate) heads: usize,
@@ -31,6 +32,7 @@ pub(crate) const fn q3(layers: usize) -> Shape {
         model_type: "qwen3_moe",
         hidden: 1024,
         layers,
+        experts: 64,
         width: 384,
         heads: 16,
         kv_heads: 4,
@@ -51,10 +53,10 @@ impl Shape {
 
 impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { hidden, layers, width, vocab, .. } = self;
+        let Self { hidden, layers, experts, width, vocab, .. } = self;
         write!(
             f,
-            "hidden {hidden}, {layers} layers, {EXPERTS} experts of width {width}, top-{TOP_K}, vocabulary {}k",
+            "hidden {hidden}, {layers} layers, {experts} experts of width {width}, top-{TOP_K}, vocabulary {}k",
             vocab / 1000
         )
     }
@@ -62,7 +64,7 @@ impl std::fmt::Display for Shape {
 
 /// The directory of the model below `folder`.
 pub(crate) fn make(folder: &Path, shape: &Shape) -> PathBuf {
-    let dir = folder.join(format!("bench-{}-{}", shape.model_type, shape.layers));
+    let dir = folder.join(format!("bench-{}-{}-{}", shape.model_type, shape.layers, shape.experts));
     if dir.join("config.json").exists() {
         return dir;
     }
@@ -74,11 +76,12 @@ pub(crate) fn make(folder: &Path, shape: &Shape) -> PathBuf {
 }
 
 fn config(shape: &Shape) -> String {
-    let Shape { model_type, hidden, layers, width, heads, kv_heads, head_dim, vocab } = shape;
+    let Shape { model_type, hidden, layers, experts, width, heads, kv_heads, head_dim, vocab } =
+        shape;
     format!(
         r#"{{"model_type": "{model_type}", "vocab_size": {vocab}, "hidden_size": {hidden},
 "num_hidden_layers": {layers}, "num_attention_heads": {heads}, "num_key_value_heads": {kv_heads},
-"head_dim": {head_dim}, "num_experts": {EXPERTS}, "num_experts_per_tok": {TOP_K},
+"head_dim": {head_dim}, "num_experts": {experts}, "num_experts_per_tok": {TOP_K},
 "moe_intermediate_size": {width}, "intermediate_size": {width}, "norm_topk_prob": true,
 "max_position_embeddings": 4096, "rope_theta": 1000000.0, "rms_norm_eps": 1e-6,
 "eos_token_id": null, "pad_token_id": null, "bos_token_id": null}}"#
@@ -87,7 +90,7 @@ fn config(shape: &Shape) -> String {
 
 /// Every tensor's name and shape.
 fn tensors(shape: &Shape) -> Vec<(String, Vec<usize>)> {
-    let &Shape { hidden, width, vocab, head_dim, .. } = shape;
+    let &Shape { hidden, experts, width, vocab, head_dim, .. } = shape;
     let (q, kv) = (shape.heads * head_dim, shape.kv_heads * head_dim);
     let (q_norm, k_norm) = shape.norms();
     let mut tensors = vec![
@@ -107,8 +110,8 @@ fn tensors(shape: &Shape) -> Vec<(String, Vec<usize>)> {
         add("self_attn.o_proj", &[hidden, q]);
         add("self_attn.q_norm", &[q_norm]);
         add("self_attn.k_norm", &[k_norm]);
-        add("mlp.gate", &[EXPERTS, hidden]);
-        for expert in 0..EXPERTS {
+        add("mlp.gate", &[experts, hidden]);
+        for expert in 0..experts {
             add(&format!("mlp.experts.{expert}.gate_proj"), &[width, hidden]);
             add(&format!("mlp.experts.{expert}.up_proj"), &[width, hidden]);
             add(&format!("mlp.experts.{expert}.down_proj"), &[hidden, width]);

@@ -15,9 +15,9 @@ pub(crate) const HEAD: &str = "decode, 1 stream | 8 streams | 32 streams | prefi
 pub(crate) async fn measure(address: &str) -> [f64; 4] {
     decode(address, 1).await;
     let decoded = [decode(address, 1).await, decode(address, 8).await, decode(address, 32).await];
-    prefill(address, 1).await;
+    prefill(address, 1, PROMPT_TOKENS).await;
     // Another prompt: the first one's keys are known now.
-    [decoded[0], decoded[1], decoded[2], prefill(address, 2).await]
+    [decoded[0], decoded[1], decoded[2], prefill(address, 2, PROMPT_TOKENS).await]
 }
 
 /// The median of each over the rounds.
@@ -27,7 +27,7 @@ pub(crate) fn medians(rounds: &[[f64; 4]]) -> [f64; 4] {
 
 /// Tokens per second of some streams while all of them generate: from when the last one has its first token until the
 /// first one has its last.
-async fn decode(address: &str, streams: u32) -> f64 {
+pub(crate) async fn decode(address: &str, streams: u32) -> f64 {
     let client = GenerationClient::connect(address.to_owned()).await.unwrap();
     let streams: Vec<_> =
         (0..streams).map(|stream| tokio::spawn(arrivals(client.clone(), stream))).collect();
@@ -54,14 +54,14 @@ async fn arrivals(mut client: GenerationClient<Channel>, stream: u32) -> Vec<Ins
 }
 
 /// Prompt tokens per second.
-async fn prefill(address: &str, stream: u32) -> f64 {
+pub(crate) async fn prefill(address: &str, stream: u32, prompt_tokens: u32) -> f64 {
     let mut client = GenerationClient::connect(address.to_owned()).await.unwrap();
     let started = Instant::now();
-    client.generate(request(stream, PROMPT_TOKENS, 1)).await.unwrap();
-    f64::from(PROMPT_TOKENS) / started.elapsed().as_secs_f64()
+    client.generate(request(stream, prompt_tokens, 1)).await.unwrap();
+    f64::from(prompt_tokens) / started.elapsed().as_secs_f64()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

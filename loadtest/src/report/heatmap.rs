@@ -1,6 +1,6 @@
 //! Which experts were used: a row for each layer, a column for each expert.
 
-use super::svg::{cell, escape, number, picture, rect, text};
+use super::svg::{cell, escape, picture, rect, text};
 use crate::experts::{Experts, LayerUse};
 
 /// Shades of use.
@@ -31,7 +31,7 @@ pub(super) fn of_slices(experts: &Experts) -> String {
     let layers: Vec<u32> = experts.whole.layers.iter().map(|layer| layer.layer).collect();
     let mut content = "<div class=\"row\">\n".to_owned();
     for slice in &experts.slices {
-        let span = format!("{} to {} s", number(slice.from), number(slice.to));
+        let span = format!("{:.1} to {:.1} s", slice.from, slice.to);
         let title = format!("Heatmap of the use of experts from {span}");
         let map = map(&layers, &slice.pairs, (300.0, false), &title);
         content += &format!("<div><h3>{span}</h3>{map}</div>\n");
