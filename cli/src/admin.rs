@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use guildhall_loadtest::DEFAULT_ADMIN;
 use guildhall_proto::v1;
 use guildhall_proto::v1::admin_client::AdminClient;
@@ -53,14 +53,17 @@ impl Admin {
 
 /// The address that is asked, and its key: those given, or those of the cluster on this machine.
 fn whom(options: AdminOptions) -> anyhow::Result<(String, String)> {
-    let AdminOptions { admin, admin_api_key, runtime } = options;
-    if let Some(key) = admin_api_key {
-        return Ok((admin.unwrap_or_else(|| DEFAULT_ADMIN.to_owned()), key));
+    let AdminOptions { admin, admin_api_key: key, runtime } = options;
+    if let Some(admin) = admin {
+        let key = key.context("--admin needs --admin-api-key (or GUILDHALL_ADMIN_API_KEY)")?;
+        return Ok((admin, key));
     }
-    ensure!(admin.is_none(), "--admin needs --admin-api-key (or GUILDHALL_ADMIN_API_KEY)");
     let local = LocalCluster::find(&runtime.folder())?;
-    let local = local.context("no `guildhall up` runs here: give --admin and --admin-api-key")?;
-    Ok((local.admin, local.admin_api_key))
+    if let Some(local) = local.filter(|local| local.has_key(key.as_deref())) {
+        return Ok((local.admin, local.admin_api_key));
+    }
+    let key = key.context("no `guildhall up` runs here: give --admin and --admin-api-key")?;
+    Ok((DEFAULT_ADMIN.to_owned(), key))
 }
 
 /// Prints the state of a cluster.

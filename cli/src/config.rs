@@ -114,7 +114,7 @@ pub(crate) fn terminal() -> Option<Screen> {
 /// How to reach the admin API of a router; any router of the cluster will do.
 #[derive(Debug, Args)]
 pub(crate) struct AdminOptions {
-    /// Address of the admin API; default: that of `guildhall up`, if its key is not given either, else http://127.0.0.1:50053.
+    /// Address of the admin API; default: that of `guildhall up`, unless another key is given: then http://127.0.0.1:50053.
     #[arg(long, env = "GUILDHALL_ADMIN", value_name = "URL")]
     pub(crate) admin: Option<String>,
 

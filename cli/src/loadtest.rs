@@ -32,14 +32,14 @@ fn found(options: LoadtestOptions) -> anyhow::Result<LoadtestConfig> {
         return Ok(config);
     }
     let Some(local) = LocalCluster::find(&runtime.folder())? else { return Ok(config) };
+    if config.admin.is_none() && local.has_key(config.admin_api_key.as_deref()) {
+        config.admin = Some(local.admin.clone());
+        config.admin_api_key = Some(local.admin_api_key.clone());
+    }
     config.server = Some(match config.target {
         Api::Guildhall | Api::Vllm => local.server,
         Api::Openai => local.http,
     });
-    if config.admin.is_none() && config.admin_api_key.is_none() {
-        config.admin = Some(local.admin);
-        config.admin_api_key = Some(local.admin_api_key);
-    }
     config.control.get_or_insert(local.control);
     Ok(config)
 }

@@ -71,6 +71,11 @@ impl LocalCluster {
         read().with_context(|| format!("reading {}", file.display()))
     }
 
+    /// Whether this is its admin key, if one is given.
+    pub(crate) fn has_key(&self, given: Option<&str>) -> bool {
+        given.is_none_or(|key| key == self.admin_api_key)
+    }
+
     fn runs(&self) -> bool {
         let pid = i32::try_from(self.process).ok().and_then(Pid::from_raw);
         pid.is_some_and(|pid| test_kill_process(pid).is_ok())
