@@ -14,7 +14,6 @@ use tokio::runtime::Runtime;
 
 mod picture;
 #[path = "../support/speed.rs"]
-#[allow(dead_code, reason = "other benchmarks measure other things")]
 mod speed;
 #[path = "../support/mod.rs"]
 mod support;

@@ -6,7 +6,7 @@ use std::process::Command;
 use guildhall_testkit::cluster::Up;
 
 use crate::support::model::Shape;
-use crate::{Options, gguf, llama_cpp, output, own_file, speed, threads};
+use crate::{Options, gguf, llama_cpp, output, own_file, row, threads};
 
 /// Guildhall in one set-up, or a peer.
 pub(crate) struct Contender {
@@ -95,7 +95,7 @@ fn ours(name: &str, weights: &'static str, model: &Path, args: &[&'static str]) 
     let measure = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let cluster = Up::start(&model, &args, &[]);
-        runtime.block_on(speed::measure(&cluster.address))
+        runtime.block_on(row::measure(&cluster.address))
     };
     Contender {
         name: name.into(),

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::speed::PROMPT_TOKENS;
+use crate::row::PROMPT_TOKENS;
 use crate::{output, threads};
 
 /// Tokens that each stream generates.

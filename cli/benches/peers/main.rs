@@ -14,6 +14,8 @@ use support::model::{self, Shape};
 mod contender;
 mod gguf;
 mod llama_cpp;
+#[path = "../support/row.rs"]
+mod row;
 #[path = "../support/speed.rs"]
 mod speed;
 #[path = "../support/mod.rs"]
@@ -69,7 +71,7 @@ fn main() {
                 rounds.push(contender.measure());
             }
         }
-        let speeds: Vec<_> = rounds.iter().map(|rounds| speed::medians(rounds)).collect();
+        let speeds: Vec<_> = rounds.iter().map(|rounds| row::medians(rounds)).collect();
         println!(
             "\n{name}: {shape}; tokens per second, median of {} rounds; × of the best peer with weights of that size\n",
             options.rounds
@@ -79,7 +81,7 @@ fn main() {
 }
 
 fn print_table(contenders: &[Contender], speeds: &[[f64; 4]]) {
-    println!("| | weights | {} |", speed::HEAD);
+    println!("| | weights | {} |", row::HEAD);
     println!("|---|---|---|---|---|---|");
     for (contender, speed) in contenders.iter().zip(speeds) {
         let cells = (0..4).map(|column| {

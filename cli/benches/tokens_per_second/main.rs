@@ -8,6 +8,8 @@
 use guildhall_testkit::cluster::Up;
 use support::model;
 
+#[path = "../support/row.rs"]
+mod row;
 #[path = "../support/speed.rs"]
 mod speed;
 #[path = "../support/mod.rs"]
@@ -29,13 +31,13 @@ fn main() {
     for _ in 0..ROUNDS {
         for ((_, args), results) in SET_UPS.iter().zip(&mut results) {
             let cluster = Up::start(&model, args, &[]);
-            results.push(runtime.block_on(speed::measure(&cluster.address)));
+            results.push(runtime.block_on(row::measure(&cluster.address)));
         }
     }
     println!("tokens per second, bf16, {} (median of {ROUNDS} rounds; × of local)\n", SHAPE);
-    println!("| experts | {} |", speed::HEAD);
+    println!("| experts | {} |", row::HEAD);
     println!("|---|---|---|---|---|");
-    let medians = results.map(|rounds| speed::medians(&rounds));
+    let medians = results.map(|rounds| row::medians(&rounds));
     for ((name, _), row) in SET_UPS.iter().zip(&medians) {
         let cell = |n: usize| format!("{:.1} ({:.2}×)", row[n], row[n] / medians[0][n]);
         println!("| {name} | {} | {} | {} | {} |", cell(0), cell(1), cell(2), cell(3));

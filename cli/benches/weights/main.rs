@@ -8,6 +8,8 @@
 use guildhall_testkit::cluster::Up;
 use support::model;
 
+#[path = "../support/row.rs"]
+mod row;
 #[path = "../support/speed.rs"]
 mod speed;
 #[path = "../support/mod.rs"]
@@ -27,13 +29,13 @@ fn main() {
             let args =
                 ["--experts", "local", "--expert-weights", experts, "--dense-weights", dense];
             let cluster = Up::start(&model, &args, &[]);
-            results.push(runtime.block_on(speed::measure(&cluster.address)));
+            results.push(runtime.block_on(row::measure(&cluster.address)));
         }
     }
     println!("tokens per second, {} (median of {ROUNDS} rounds; × of bf16)\n", SHAPE);
-    println!("| experts | all else | {} |", speed::HEAD);
+    println!("| experts | all else | {} |", row::HEAD);
     println!("|---|---|---|---|---|---|");
-    let medians = results.map(|rounds| speed::medians(&rounds));
+    let medians = results.map(|rounds| row::medians(&rounds));
     for ((experts, dense), row) in FORMATS.iter().zip(&medians) {
         let cell = |n: usize| format!("{:.1} ({:.2}×)", row[n], row[n] / medians[0][n]);
         println!("| {experts} | {dense} | {} | {} | {} | {} |", cell(0), cell(1), cell(2), cell(3));
