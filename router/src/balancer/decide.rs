@@ -30,6 +30,11 @@ const SLOW_FROM: f64 = 3.0;
 /// Balancing needs this many (token, expert) pairs in each layer: fewer say nothing.
 const LEAST_PAIRS: f64 = 500.0;
 
+/// Whether there is load to go by.
+fn is_loaded(seen: Seen<'_>) -> bool {
+    seen.load.iter().all(|layer| layer.iter().sum::<f64>() >= LEAST_PAIRS)
+}
+
 /// How the leader places experts.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
@@ -111,6 +116,10 @@ impl Leader {
             return Decision::Wait(reason);
         }
         let mut reasons = Vec::new();
+        if !is_loaded(seen) {
+            // When load comes, it is looked at for an interval first: its first half second says little.
+            self.balanced = seen.now;
+        }
         if self.wanted.as_ref().is_none_or(|wanted| wanted.standings != standings) {
             reasons = self.repair(seen, &published, standings);
         } else if self.is_due(seen, &published) {
@@ -239,7 +248,7 @@ impl Leader {
         solution.reasons
     }
 
-    /// Whether it is time to look at the balance: nothing is under way and there is load to go by.
+    /// Whether it is time to look at the balance: nothing is under way, and there has been load to go by for an interval.
     fn is_due(&self, seen: Seen<'_>, published: &Placement) -> bool {
         let Some(wanted) = &self.wanted else { return false };
         let all_stay = wanted.standings.values().all(|standing| *standing == Standing::Stays);
@@ -247,7 +256,6 @@ impl Leader {
             && seen.now >= self.balanced + self.policy.interval
             && all_stay
             && wanted.assignments == published.assignments
-            && seen.load.iter().all(|layer| layer.iter().sum::<f64>() >= LEAST_PAIRS)
     }
 
     fn balance(&mut self, seen: Seen<'_>, published: &Placement) -> Vec<Reason> {

@@ -315,6 +315,21 @@ fn little_load_says_nothing() {
 }
 
 #[test]
+fn load_is_looked_at_for_an_interval_before_anything_moves() {
+    let mut model = Model::with_nodes(&["a", "b", "c", "d"]);
+    let epoch = model.epoch();
+    model.load = vec![vec![0.0; N_EXPERTS as usize]];
+    model.pass(10 * policy().interval);
+    model.settle();
+    model.load = vec![vec![500.0, 500.0, 500.0, 500.0, 500.0, 6000.0]];
+    model.settle();
+    assert_eq!(model.epoch(), epoch);
+    model.pass(policy().interval);
+    model.settle();
+    assert!(model.epoch() > epoch);
+}
+
+#[test]
 fn a_new_leader_changes_nothing() {
     let mut model = Model::with_nodes(&["a", "b", "c"]);
     let epoch = model.epoch();
