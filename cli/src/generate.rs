@@ -20,12 +20,13 @@ pub(crate) async fn run(options: GenerateOptions) -> anyhow::Result<()> {
             text
         }
     };
-    let local = match options.server {
-        Some(_) => None,
-        None => LocalCluster::find(&options.runtime.folder())?.map(|local| local.server),
+    let server = match options.server {
+        Some(server) => server,
+        None => match LocalCluster::find(&options.runtime.folder())? {
+            Some(local) => local.server,
+            None => Api::Guildhall.default_server().to_owned(),
+        },
     };
-    let server = options.server.or(local);
-    let server = server.unwrap_or_else(|| Api::Guildhall.default_server().to_owned());
     let mut client = GenerationClient::connect(server.clone())
         .await
         .with_context(|| format!("connecting to {server} (is `guildhall up` running?)"))?;

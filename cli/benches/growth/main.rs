@@ -103,7 +103,7 @@ fn named(streams: u32) -> String {
     format!("{streams} stream{}", if streams == 1 { "" } else { "s" })
 }
 
-fn start(model: &Path, nodes: usize) -> Up {
+fn start(runtime: &Runtime, model: &Path, nodes: usize) -> Up {
     let count = nodes.to_string();
     let args = match nodes {
         0 => ["--experts", "local"],
@@ -111,8 +111,7 @@ fn start(model: &Path, nodes: usize) -> Up {
     };
     let cluster = Up::start(model, &args, &[]);
     // The first request opens what is opened once.
-    let warm_up = Runtime::new().unwrap();
-    warm_up.block_on(speed::decode(&cluster.address, 1));
+    step(runtime, &cluster, 1);
     cluster
 }
 
@@ -128,7 +127,7 @@ fn main() {
     for round in 0..options.rounds as u32 {
         let model = support::model_dir(SHAPE);
         for (name, count) in [(LOCAL, 0), (TWO_NODES, 2)] {
-            let cluster = start(&model, count);
+            let cluster = start(runtime, &model, count);
             for streams in STREAMS {
                 batch.add(name, streams, step(runtime, &cluster, streams));
             }
@@ -140,14 +139,14 @@ fn main() {
             }
         }
         for count in NODES {
-            let cluster = start(&model, count);
+            let cluster = start(runtime, &model, count);
             for streams in ONE_AND_MANY {
                 nodes.add(&named(streams), count as u32, step(runtime, &cluster, streams));
             }
         }
         for count in EXPERTS {
             let model = support::model_dir(Shape { experts: count, ..SHAPE });
-            let cluster = start(&model, 0);
+            let cluster = start(runtime, &model, 0);
             for streams in ONE_AND_MANY {
                 experts.add(&named(streams), count as u32, step(runtime, &cluster, streams));
             }

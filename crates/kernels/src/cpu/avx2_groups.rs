@@ -6,11 +6,10 @@
 use std::arch::x86_64::*;
 
 use super::quantised_rows::{GROUP_WORDS, QuantisedRows};
+use super::vnni::ask_ahead;
 use super::{Line, SumsOfRow};
 use crate::weights::quantised::{Bits, OfOutputs, PanelGroups};
 
-/// How far ahead of its use a line is asked for, in bytes, in each of the panels of a tile.
-const BYTES_AHEAD: usize = 1024;
 /// The most rows whose sums are in registers at once.
 const ROWS: usize = 6;
 /// Outputs of one vector.
@@ -153,11 +152,4 @@ fn widen(bits: &OfOutputs, half: usize) -> __m256 {
     // SAFETY: from there on are 16 bytes.
     let words = _mm256_cvtepu16_epi32(unsafe { _mm_loadu_si128(bits.cast()) });
     _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
-}
-
-#[inline]
-fn ask_ahead(line: &Line) {
-    let line: *const Line = line;
-    // SAFETY: what is ahead is only asked for.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast::<i8>().wrapping_add(BYTES_AHEAD)) };
 }

@@ -231,8 +231,9 @@ fn load_ahead(line: &Line) -> __m512i {
     unsafe { _mm512_load_si512(line.0.as_ptr().cast()) }
 }
 
+/// Asks for what comes a while after a line.
 #[inline]
-fn ask_ahead(line: &Line) {
+pub(super) fn ask_ahead(line: &Line) {
     let line: *const Line = line;
     // SAFETY: what is ahead is only asked for.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast::<i8>().wrapping_add(BYTES_AHEAD)) };
