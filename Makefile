@@ -87,6 +87,7 @@ bench: target/tools/bin/protox target/etcd ## Kernels, round trips and tokens pe
 	cargo bench --package guildhall-kernels --bench linear
 	cargo bench --package guildhall-transport --bench round_trip
 	cargo bench --package guildhall-cli --bench tokens_per_second
+	cargo bench --package guildhall-cli --bench ping_pong
 	cargo bench --package guildhall-cli --bench growth
 	cargo bench --package guildhall-cli --bench weights
 	cargo bench --package guildhall-cli --bench start_up

@@ -37,7 +37,7 @@ pub(crate) struct Pass {
     /// Each expert with the rows it sees, ascending by expert.
     pub(crate) groups: Vec<(ExpertIdx, Vec<u32>)>,
     /// For each call and each of its pairs the row of the pass's output.
-    pub(crate) output_rows: Vec<Vec<u32>>,
+    pub(crate) output_rows: Vec<Vec<usize>>,
 }
 
 /// Groups the pairs of all calls by expert. `calls` gives each call's number of tokens and its pairs.

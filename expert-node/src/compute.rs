@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use guildhall_ids::{ExpertId, LayerIdx};
-use guildhall_kernels::{Device, Dtype, ExpertRows, Tensor};
+use guildhall_kernels::{Device, Dtype, ExpertRows};
 use guildhall_telemetry::trace_ids;
 use guildhall_transport::{
     BusyPoll, Call, CallFailure, CallOutputs, FailureReason, NodeEvent, NodeTimings, ReplySlot,
@@ -179,36 +179,18 @@ impl Worker {
     fn compute(&self, layer: LayerIdx, jobs: &[Job], held: &Held) -> Result<Vec<Bytes>, Error> {
         let pass = plan_pass(jobs.iter().map(|job| (job.call.tokens, &job.call.pairs[..])));
         self.meters.read(layer, pass.groups.len());
-        let x = self.upload(jobs)?;
+        let hidden = self.shard.supply().config().hidden_size;
+        // Below one another.
+        let activations: Vec<&[u8]> = jobs.iter().map(|job| &job.call.activations[..]).collect();
+        let x = self.device.rows_from_bytes(&activations, hidden, self.dtype)?;
         let experts = pass.groups.iter().filter_map(|(expert, rows)| {
             let weights = held.get(ExpertId { layer, expert: *expert })?;
             Some(ExpertRows { weights, rows })
         });
         let y = self.device.expert_ffn(&x, &experts.collect::<Vec<_>>())?;
-        let row_bytes = y.cols() * self.dtype.size_bytes();
-        let all = Bytes::from(match self.dtype {
-            Dtype::Bf16 => self.device.host_bf16(&y),
-            Dtype::F32 => self.device.host(&y).iter().flat_map(|v| v.to_le_bytes()).collect(),
-        });
-        Ok(pass.output_rows.iter().map(|rows| gather(&all, rows, row_bytes)).collect())
-    }
-
-    /// The activations of all jobs below one another.
-    fn upload(&self, jobs: &[Job]) -> Result<Tensor, Error> {
-        let hidden = self.shard.supply().config().hidden_size;
-        let x = match (self.dtype, jobs) {
-            (Dtype::Bf16, [only]) => self.device.upload_bf16(&only.call.activations, hidden)?,
-            (Dtype::Bf16, _) => {
-                let parts: Vec<&[u8]> = jobs.iter().map(|job| &job.call.activations[..]).collect();
-                self.device.upload_bf16(&parts.concat(), hidden)?
-            }
-            (Dtype::F32, _) => {
-                let bytes = jobs.iter().flat_map(|job| job.call.activations.chunks_exact(4));
-                let value = |four: &[u8]| f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
-                self.device.upload(&bytes.map(value).collect::<Vec<_>>(), hidden)?
-            }
-        };
-        Ok(x)
+        let values =
+            |rows: &Vec<usize>| Ok(Bytes::from(self.device.rows_to_bytes(&y, rows, self.dtype)?));
+        pass.output_rows.iter().map(values).collect()
     }
 
     fn answer(&self, layer: LayerIdx, jobs: Vec<Job>, (outputs, started): (Vec<Bytes>, Instant)) {
@@ -246,21 +228,6 @@ fn accept(job: Job, held: &Held) -> Option<Job> {
         return None;
     }
     Some(job)
-}
-
-/// The rows `rows` of `all`, without a copy when they already stand one after another.
-fn gather(all: &Bytes, rows: &[u32], row_bytes: usize) -> Bytes {
-    let first = rows.first().copied().unwrap_or(0);
-    let range = |row: u32| row as usize * row_bytes..(row as usize + 1) * row_bytes;
-    if rows.iter().copied().eq(first..first + rows.len() as u32) {
-        let start = first as usize * row_bytes;
-        return all.slice(start..start + rows.len() * row_bytes);
-    }
-    let mut gathered = Vec::with_capacity(rows.len() * row_bytes);
-    for &row in rows {
-        gathered.extend_from_slice(&all[range(row)]);
-    }
-    gathered.into()
 }
 
 #[cfg(test)]

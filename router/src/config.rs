@@ -9,6 +9,7 @@ use guildhall_chat::ToolFormat;
 use guildhall_cluster::StoreConfig;
 use guildhall_kernels::{Dtype, InstructionSet, MemorySize, WeightFormat};
 
+use crate::engine::PingPongMode;
 use crate::traces::TraceSettings;
 
 /// Everything that a router can be told.
@@ -129,6 +130,11 @@ pub struct RouterConfig {
     #[arg(long, env = "GUILDHALL_BUSY_POLL", default_value = "1000", value_name = "MICROSECONDS",
           value_parser = microseconds)]
     pub busy_poll: Duration,
+
+    /// Whether a step goes through the model in two halves, one computed while the experts of the other are away: auto
+    /// (when that was faster for steps of its size), on or off. It changes no bit.
+    #[arg(long, env = "GUILDHALL_PING_PONG", default_value_t = PingPongMode::Auto, value_enum)]
+    pub ping_pong: PingPongMode,
 
     /// portable, avx2, avx512, avx512-bf16 or amx; default: the fastest here.
     #[arg(long, env = "GUILDHALL_INSTRUCTION_SET", value_name = "NAME")]

@@ -151,7 +151,7 @@ impl Runner {
             sequences: vec![span],
             wants_routes: false,
         };
-        Ok(self.model.forward(&batch, &mut self.cache, &mut self.experts)?.0)
+        Ok(self.model.forward(&[batch], &mut self.cache, &mut self.experts)?.0)
     }
 
     fn log_probabilities(&self, hidden: &Tensor, rows: &[u32]) -> Result<Vec<Vec<f64>>, Error> {

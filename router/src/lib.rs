@@ -1,6 +1,7 @@
 //! PROCESS 1: takes requests, runs the dense part of the model, sends tokens to experts.
 
 pub use config::{ExpertsMode, RouterConfig};
+pub use engine::PingPongMode;
 pub use error::{Error, Lacking};
 pub use evaluate::{Evaluation, Formats, Quality};
 pub use guildhall_kernels::WeightFormat;

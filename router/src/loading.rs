@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::ServedModel;
 use crate::constraint::Grammars;
-use crate::engine::LaneOptions;
+use crate::engine::{LaneOptions, PingPong};
 use crate::model::Model;
 use crate::scheduler::{BlockPool, Limits, Scheduler};
 use crate::tokenizer::Tokenizer;
@@ -45,6 +45,7 @@ pub(crate) fn lane_options(
         model: Model::load(checkpoint, &device, formats, max_positions)?,
         cache: device.kv_cache(shape, config.dtype)?,
         scheduler: Scheduler::new(limits, BlockPool::new(blocks, BLOCK_TOKENS)),
+        ping_pong: PingPong::new(config.ping_pong),
         tokenizer: Tokenizer::open(checkpoint.dir())?,
         max_positions,
         expert_wait_timeout: config.expert_wait_timeout,

@@ -1,6 +1,6 @@
 //! All experts in this process: the oracle of the distributed answer, and the single-machine baseline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use guildhall_telemetry::Span;
 
 use crate::Error;
 use crate::balancer::LoadCounter;
-use crate::dispatch::{CallTraces, add_scaled_f32, combine};
+use crate::dispatch::{CallTraces, LayerRows, add_scaled_f32, combine};
 use crate::model::{Experts, ExpertsCall};
 use crate::traces::StepContext;
 
@@ -21,8 +21,8 @@ use crate::traces::StepContext;
 pub(crate) struct LocalExperts {
     device: Device,
     weights: BTreeMap<ExpertId, ExpertWeights>,
-    /// The sum of a layer's experts, and when it was added up.
-    combined: Option<(Tensor, Range<Instant>)>,
+    /// The sums of layers' experts, and when they were added up.
+    combined: VecDeque<(Tensor, Range<Instant>)>,
     traces: CallTraces,
     load: Option<Arc<LoadCounter>>,
 }
@@ -56,7 +56,7 @@ impl LocalExperts {
         Ok(Self {
             device: device.clone(),
             weights,
-            combined: None,
+            combined: VecDeque::new(),
             traces: CallTraces::default(),
             load: None,
         })
@@ -69,7 +69,8 @@ impl LocalExperts {
     }
 
     /// Computes the experts of a layer and adds them up; notes when.
-    fn compute(&mut self, ExpertsCall { layer, x, routes }: &ExpertsCall<'_>) -> Result<(), Error> {
+    fn compute(&mut self, call: &ExpertsCall) -> Result<(), Error> {
+        let ExpertsCall { layer, x, routes, .. } = call;
         let began = Instant::now();
         let mut by_expert: BTreeMap<u32, (Vec<u32>, Vec<usize>)> = BTreeMap::new();
         for (pair, &expert) in routes.experts.iter().enumerate() {
@@ -98,28 +99,30 @@ impl LocalExperts {
             let row = row_of_pair[pair] * hidden;
             add_scaled_f32(sum, weight, host[row..row + hidden].iter().copied());
         });
-        self.combined = Some((sum, computed..Instant::now()));
+        self.combined.push_back((sum, computed..Instant::now()));
         Ok(())
     }
 }
 
 impl Experts for LocalExperts {
-    fn start(&mut self, call: ExpertsCall<'_>) -> Result<(), Error> {
+    fn start(&mut self, call: ExpertsCall) -> Result<(), Error> {
         if let Some(load) = &self.load {
             load.count(call.layer, &call.routes.experts);
         }
-        self.traces.begin_layer(call.layer);
+        self.traces.begin_layer(LayerRows { layer: call.layer, first_row: call.first_row });
         self.compute(&call)
     }
 
     fn finish(&mut self) -> Result<Tensor, Error> {
         let not_started = || Error::Engine("no experts were started".into());
-        let (sum, when) = self.combined.take().ok_or_else(not_started)?;
+        let (sum, when) = self.combined.pop_front().ok_or_else(not_started)?;
         self.traces.end_layer(when);
         Ok(sum)
     }
 
     fn begin_step(&mut self, step: Option<StepContext>) {
+        // What a step that failed has left.
+        self.combined.clear();
         self.traces.begin_step(step);
     }
 

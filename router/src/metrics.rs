@@ -49,6 +49,11 @@ pub(crate) const PREEMPTIONS: Metric = Metric::counter(
 );
 pub(crate) const STEPS: Metric =
     Metric::counter("guildhall_engine_steps_total", &[], "Steps of the engine.");
+pub(crate) const STEPS_IN_TWO: Metric = Metric::counter(
+    "guildhall_engine_ping_pong_steps_total",
+    &[],
+    "Steps that went in two micro-batches, one computed while the experts of the other were away.",
+);
 pub(crate) const PROMPT_TOKENS: Metric = Metric::counter(
     "guildhall_prompt_tokens_total",
     &[],
@@ -211,6 +216,7 @@ pub(crate) const ALL: &[Metric] = &[
     PREFIX_HITS,
     PREEMPTIONS,
     STEPS,
+    STEPS_IN_TWO,
     PROMPT_TOKENS,
     GENERATION_TOKENS,
     REQUEST_SUCCESS,

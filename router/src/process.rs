@@ -13,7 +13,7 @@ use crate::api::{
 };
 use crate::balancer::LoadCounter;
 use crate::cluster::{Cluster, grid};
-use crate::dispatch::{DispatchOptions, RemoteExperts};
+use crate::dispatch::{Caretaker, DispatchOptions, RemoteExperts};
 use crate::engine::{EngineHandle, Lane, LaneOptions};
 use crate::local_experts::LocalExperts;
 use crate::servers::{Servers, print_line};
@@ -136,8 +136,11 @@ async fn start_remote(
     };
     let view = (Arc::clone(&cluster.membership.topology), Arc::clone(&cluster.load));
     let who = (cluster.handshake.clone(), cluster.name.clone());
+    // Before the lane's thread is: what that one starts stays on its core.
+    let caretaker = Caretaker::start()?;
     Lane::start(options, move |runtime| {
-        Box::new(RemoteExperts::new(runtime, (device, dtype), view, who, timeouts))
+        let driven_by = (runtime, caretaker);
+        Box::new(RemoteExperts::new(driven_by, (device, dtype), view, who, timeouts))
     })
 }
 

@@ -55,8 +55,9 @@ async fn check(case: &str, dtype: &str, experts: &[&str], dense: &[&str]) {
         "{case} {dtype}: local, in a batch"
     );
     for nodes in [1, 3] {
-        // Steps of few tokens cut the prompts into chunks.
-        for more in [&[][..], &["--max-num-batched-tokens", "8", "--max-num-seqs", "8"]] {
+        // Steps of few tokens cut the prompts into chunks; steps in two halves cut those again.
+        let chunks = ["--max-num-batched-tokens", "8", "--max-num-seqs", "8"];
+        for more in [&[][..], &chunks, &["--ping-pong", "on"]] {
             let more = [&formats, more].concat();
             let remote = Cluster::start_with(&model, dtype, nodes, experts, &more);
             let alone = answers(&remote, requests(), false).await;

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use guildhall_proto::v1::GetClusterResponse;
-use guildhall_testkit::client::cluster_when;
+use guildhall_testkit::client::{cluster_when, greedy};
 use guildhall_testkit::cluster::{Cluster, demo};
 use guildhall_testkit::process::Process;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::load::{ADMIN, KEY, Load, restart, whole};
+use super::metrics::{scrape, value};
 
 /// Failures of one run, each from its own seed.
 const SEEDS: u64 = 20;
@@ -32,6 +33,31 @@ async fn a_killed_node_costs_no_request_and_no_bit() {
         cluster.nodes[victim].wait();
         restart(&mut cluster, &model, victim).await;
     }
+}
+
+/// Half a step has enough rows that the lane leaves them to its caretaker while it computes the other half.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_node_costs_nothing_while_the_halves_of_steps_take_turns() {
+    let model = demo();
+    let prompt = |n: u32| (0..900).map(|i| 3 + (n * 131 + i * 17) % 2000).collect::<Vec<_>>();
+    let local = Cluster::start(&model, "bf16", 0, &[]);
+    let load = Load::of(&local, (0..12).map(|n| greedy(&prompt(n), 4))).await;
+    let mut cluster = Cluster::start(&model, "bf16", 3, &[&["--ping-pong", "on"], ADMIN].concat());
+    load.run(&cluster, "nobody is killed", async || {}).await;
+    for seed in 0..5 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (victim, after) = (rng.random_range(0..3), rng.random_range(0..500));
+        let context = format!("seed {seed}: node-{victim} killed after {after} ms");
+        load.run(&cluster, &context, async || {
+            tokio::time::sleep(Duration::from_millis(after)).await;
+            cluster.nodes[victim].signal("KILL");
+        })
+        .await;
+        cluster.nodes[victim].wait();
+        restart(&mut cluster, &model, victim).await;
+    }
+    let page = scrape(cluster.admin.as_ref().unwrap(), KEY);
+    assert!(value(&page, "guildhall_engine_ping_pong_steps_total") > 10.0, "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

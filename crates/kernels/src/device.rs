@@ -7,8 +7,7 @@ use std::sync::Arc;
 pub use instruction_set::InstructionSet;
 
 use crate::cpu::parallel::{Workers, usable_cores};
-use crate::dtype::{bf16_bits, widen_bf16};
-use crate::error::{Error, check_size};
+use crate::error::Error;
 use crate::tensor::Tensor;
 
 mod instruction_set;
@@ -85,27 +84,16 @@ impl Device {
     /// # Errors
     /// [`Error::Shape`] when `cols` does not divide the length.
     pub fn upload(&self, data: &[f32], cols: usize) -> Result<Tensor, Error> {
-        let rows = rows_of("upload", data.len(), cols)?;
-        let mut tensor = Tensor::stale(rows, cols);
+        if cols == 0 || !data.len().is_multiple_of(cols) {
+            return Err(Error::Shape {
+                operation: "upload",
+                what: "elements",
+                expected: format!("a multiple of {cols} columns"),
+                got: data.len().to_string(),
+            });
+        }
+        let mut tensor = Tensor::stale(data.len() / cols, cols);
         tensor.data_mut().copy_from_slice(data);
-        Ok(tensor)
-    }
-
-    /// Copies little-endian bf16 `bytes`, row-major `[bytes.len() / 2 / cols, cols]`, to the
-    /// device, where they are held as f32.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] when the bytes are not a whole number of rows.
-    pub fn upload_bf16(&self, bytes: &[u8], cols: usize) -> Result<Tensor, Error> {
-        let (pairs, rest) = bytes.as_chunks::<2>();
-        check_size("upload_bf16", "bytes beyond the last element", 0, rest.len())?;
-        let rows = rows_of("upload_bf16", pairs.len(), cols)?;
-        let mut tensor = Tensor::stale(rows, cols);
-        self.workers().for_rows(tensor.data_mut(), cols, |first, rows| {
-            for (value, pair) in rows.iter_mut().zip(&pairs[first * cols..]) {
-                *value = widen_bf16(u16::from_le_bytes(*pair));
-            }
-        });
         Ok(tensor)
     }
 
@@ -130,28 +118,4 @@ impl Device {
     pub fn host<'a>(&self, x: &'a Tensor) -> Cow<'a, [f32]> {
         Cow::Borrowed(x.data())
     }
-
-    /// Returns the elements of `x`, row-major, rounded to little-endian bf16: what
-    /// [`Device::upload_bf16`] reads.
-    pub fn host_bf16(&self, x: &Tensor) -> Vec<u8> {
-        let mut bytes = vec![0; x.data().len() * 2];
-        self.workers().for_rows(bytes.as_chunks_mut::<2>().0, x.cols(), |first, pairs| {
-            for (pair, &value) in pairs.iter_mut().zip(&x.data()[first * x.cols()..]) {
-                *pair = (bf16_bits(value) as u16).to_le_bytes();
-            }
-        });
-        bytes
-    }
-}
-
-fn rows_of(operation: &'static str, elements: usize, cols: usize) -> Result<usize, Error> {
-    if cols == 0 || !elements.is_multiple_of(cols) {
-        return Err(Error::Shape {
-            operation,
-            what: "elements",
-            expected: format!("a multiple of {cols} columns"),
-            got: elements.to_string(),
-        });
-    }
-    Ok(elements / cols)
 }

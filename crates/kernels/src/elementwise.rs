@@ -88,6 +88,29 @@ impl Device {
         Ok(out)
     }
 
+    /// Returns the rows of all `parts`, each `[some rows, cols]`, one after another.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when one has another number of columns than the first.
+    pub fn stack_rows(&self, mut parts: Vec<Tensor>) -> Result<Tensor, Error> {
+        let cols = parts.first().map_or(0, Tensor::cols);
+        for part in &parts {
+            check_size("stack_rows", "columns", cols, part.cols())?;
+        }
+        if parts.len() == 1 {
+            return Ok(parts.swap_remove(0));
+        }
+        let rows = parts.iter().map(Tensor::rows).sum();
+        let mut out = Tensor::stale(rows, cols);
+        let mut rest = out.data_mut();
+        for part in &parts {
+            let (own, others) = rest.split_at_mut(part.data().len());
+            own.copy_from_slice(part.data());
+            rest = others;
+        }
+        Ok(out)
+    }
+
     /// Returns silu(gate) * up of each element, all `[rows, cols]`.
     ///
     /// # Errors

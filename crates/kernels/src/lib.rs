@@ -25,6 +25,7 @@ mod large_pages;
 mod dtype;
 mod buffer;
 mod tensor;
+mod wire_rows;
 mod weights;
 mod elementwise;
 mod largest;

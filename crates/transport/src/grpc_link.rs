@@ -14,9 +14,12 @@ use tokio_stream::Stream as _;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
+use tonic::codegen::http;
 use tonic::transport::{Channel, Endpoint as TonicEndpoint, Uri};
+use tower::util::MapRequest;
 
 use crate::grpc::{HTTP2_FRAME_BYTES, WINDOW_BYTES};
+use crate::heads_first::HeadsFirst;
 use crate::unanswered::Unanswered;
 use crate::{Call, Endpoint, Error, ExpertLink, FrameShape, Handshake, MAX_FRAME_BYTES, NodeEvent};
 use crate::{server, wire};
@@ -92,7 +95,10 @@ impl GrpcLink {
         router_id: &str,
         shape: FrameShape,
     ) -> Result<Self, Error> {
-        let mut client = ExpertsClient::new(connect_with_window(endpoint, WINDOW_BYTES).await?)
+        let channel = connect_with_window(endpoint, WINDOW_BYTES).await?;
+        let channel =
+            MapRequest::new(channel, |request: http::Request<_>| request.map(HeadsFirst::wrap));
+        let mut client = ExpertsClient::new(channel)
             .max_decoding_message_size(MAX_FRAME_BYTES)
             .max_encoding_message_size(MAX_FRAME_BYTES);
         let (calls, receiver) = mpsc::channel(server::MAX_CALLS_IN_FLIGHT + 1);

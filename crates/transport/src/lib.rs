@@ -35,4 +35,5 @@ mod compute_stream;
 mod handout;
 mod fetch;
 mod grpc;
+mod heads_first;
 mod wire;

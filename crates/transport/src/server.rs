@@ -9,14 +9,18 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::codegen::http;
+use tonic::service::LayerExt as _;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic::{Request, Response, Status, Streaming};
+use tower::util::MapResponseLayer;
 
 use crate::busy_poll::Wakefulness;
 use crate::compute_stream::ComputeStream;
 use crate::connection::Connection;
 use crate::grpc::{ServerOptions, server_builder, standard_services};
 use crate::handout::{Counter, Parts};
+use crate::heads_first::HeadsFirst;
 use crate::{
     BusyPoll, Call, CallFailure, Error, FailureReason, FrameShape, Handshake, Lifecycle, Listener,
 };
@@ -109,6 +113,9 @@ pub async fn serve<B: ExpertBackend>(
         .max_encoding_message_size(MAX_FRAME_BYTES);
     // A router lane is polled only while it has work, so it could not answer pings.
     let options = ServerOptions { max_streams_per_connection: MAX_STREAMS, keepalive: None };
+    let heads_first =
+        MapResponseLayer::new(|response: http::Response<_>| response.map(HeadsFirst::wrap));
+    let service = heads_first.named_layer(service);
     let router = server_builder(&options).add_service(service);
     let (router, health) = standard_services(router, &["guildhall.v1.Experts"]).await;
     health.set(true).await;

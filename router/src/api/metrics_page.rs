@@ -50,6 +50,7 @@ fn look_at_engine(serving: &Serving) {
     metrics::PREFIX_HITS.counted(&[], seen.hit_tokens);
     metrics::PREEMPTIONS.counted(&[], seen.preemptions);
     metrics::STEPS.counted(&[], status.steps());
+    metrics::STEPS_IN_TWO.counted(&[], status.steps_in_two());
 }
 
 fn look_at_cluster(cluster: &Balancer) {

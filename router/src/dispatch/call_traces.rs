@@ -1,6 +1,6 @@
 //! When the calls of a traced step were where, as spans.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -15,17 +15,29 @@ use crate::traces::spans::{COMBINE, DISPATCH, EXPERTS, LAYER, NETWORK_BACK, NETW
 #[derive(Default)]
 pub(crate) struct CallTraces {
     step: Option<StepContext>,
-    /// When the last layer ended.
-    since: Option<Instant>,
-    layer: Option<LayerTrace>,
+    step_began: Option<Instant>,
+    /// When the layers ended after which none has begun, the earliest first: one for each micro-batch, at most.
+    ended: VecDeque<Instant>,
+    /// Those whose experts are being computed, the earliest first.
+    layers: VecDeque<LayerTrace>,
     spans: Vec<Span>,
 }
 
-/// The layer whose experts are being computed.
+/// A layer of a micro-batch whose experts are being computed.
 struct LayerTrace {
-    layer: LayerIdx,
+    of: LayerRows,
     context: TraceContext,
+    /// Before its attention.
+    began: Instant,
     calls: BTreeMap<u64, CallTrace>,
+}
+
+/// The rows of a step that went into a layer together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LayerRows {
+    pub(crate) layer: LayerIdx,
+    /// Which row of the step the first one is.
+    pub(crate) first_row: usize,
 }
 
 /// A call that has not been answered.
@@ -40,7 +52,7 @@ struct CallTrace {
 impl CallTraces {
     /// The step of what follows.
     pub(crate) fn begin_step(&mut self, step: Option<StepContext>) {
-        *self = Self { step, since: Some(Instant::now()), ..Self::default() };
+        *self = Self { step, step_began: Some(Instant::now()), ..Self::default() };
     }
 
     /// The trace that the step is in, for logs.
@@ -48,45 +60,52 @@ impl CallTraces {
         self.step.map(|step| step.context)
     }
 
-    pub(crate) fn begin_layer(&mut self, layer: LayerIdx) {
-        let noted = self.step.filter(|step| step.noted);
-        self.layer = noted.map(|step| LayerTrace {
-            layer,
-            context: step.context.child(),
-            calls: BTreeMap::new(),
-        });
+    /// Whether there is a layer that is noted.
+    pub(super) fn is_noting(&self) -> bool {
+        !self.layers.is_empty()
+    }
+
+    pub(crate) fn begin_layer(&mut self, of: LayerRows) {
+        let Some(step) = self.step.filter(|step| step.noted) else { return };
+        let (context, calls) = (step.context.child(), BTreeMap::new());
+        let began = self.ended.pop_front().or(self.step_began).unwrap_or_else(Instant::now);
+        self.layers.push_back(LayerTrace { of, context, began, calls });
     }
 
     /// A call is about to be sent; says what it carries.
     pub(super) fn send(
         &mut self,
         id: u64,
-        node: &NodeId,
+        (of, node): (LayerRows, &NodeId),
         tokens: usize,
         pairs: usize,
     ) -> Option<TraceContext> {
-        let Some(layer) = &mut self.layer else { return self.step.map(|step| step.context) };
+        let layer = self.layers.iter_mut().find(|layer| layer.of == of);
+        let Some(layer) = layer else { return self.step.map(|step| step.context) };
         let context = layer.context.child();
         let call = CallTrace { node: node.clone(), context, sent: Instant::now(), tokens, pairs };
         layer.calls.insert(id, call);
         Some(context)
     }
 
+    /// Takes out a call that has not been answered, with the layer that it is part of.
+    fn take(&mut self, id: u64) -> Option<(CallTrace, TraceContext)> {
+        let mut layers = self.layers.iter_mut();
+        layers.find_map(|layer| Some((layer.calls.remove(&id)?, layer.context)))
+    }
+
     /// A call was answered with these times of the node's own clock.
     pub(super) fn answered(&mut self, id: u64, timings: NodeTimings) {
-        let Some(call) = self.layer.as_mut().and_then(|layer| layer.calls.remove(&id)) else {
-            return;
-        };
+        let Some((call, layer)) = self.take(id) else { return };
         let back = Instant::now();
         let network =
             back.duration_since(call.sent).saturating_sub(timings.queue + timings.compute);
         let way = network / 2;
         let out = Span::part(&NETWORK_OUT, call.context, call.sent..call.sent + way);
         let home = Span::part(&NETWORK_BACK, call.context, back - way..back);
-        let dispatch = self.dispatch(&call, back);
         self.spans.extend([out, home]);
         self.spans.push(
-            dispatch
+            dispatch(&call, layer, back)
                 .with("guildhall.batch_pairs", i64::from(timings.batch_pairs))
                 .with("guildhall.queue_seconds", timings.queue.as_secs_f64())
                 .with("guildhall.device_seconds", timings.compute.as_secs_f64())
@@ -96,68 +115,69 @@ impl CallTraces {
 
     /// A call was refused or could not be sent.
     pub(super) fn failed(&mut self, id: u64, why: &str) {
-        if let Some(call) = self.layer.as_mut().and_then(|layer| layer.calls.remove(&id)) {
-            let dispatch = self.dispatch(&call, Instant::now());
-            self.spans.push(dispatch.failed(why.to_owned()));
+        if let Some((call, layer)) = self.take(id) {
+            self.spans.push(dispatch(&call, layer, Instant::now()).failed(why.to_owned()));
         }
     }
 
     /// No call to this node will be answered.
     pub(super) fn lost(&mut self, node: &NodeId, why: &str) {
-        let Some(layer) = &self.layer else { return };
-        let of_node = layer.calls.iter().filter(|(_, call)| call.node == *node);
+        let calls = self.layers.iter().flat_map(|layer| &layer.calls);
+        let of_node = calls.filter(|(_, call)| call.node == *node);
         let lost: Vec<u64> = of_node.map(|(id, _)| *id).collect();
         lost.into_iter().for_each(|id| self.failed(id, why));
     }
 
-    /// So many pairs of the layer were computed in this process.
+    /// So many pairs of the latest layer were computed in this process.
     pub(crate) fn computed(&mut self, pairs: usize, when: Range<Instant>) {
-        if let Some(layer) = &self.layer {
+        if let Some(layer) = self.layers.back() {
             let experts = Span::part(&EXPERTS, layer.context, when);
             self.spans.push(experts.with("guildhall.pairs", pairs as i64));
         }
     }
 
-    /// All outputs are there, and were added up then. Who has not answered was not waited for.
+    /// All outputs of the earliest layer are there, and were added up then. Who has not answered was not waited for.
     pub(crate) fn end_layer(&mut self, combine: Range<Instant>) {
-        if let Some(layer) = &self.layer {
+        if let Some(layer) = self.layers.front() {
             self.spans.push(Span::part(&COMBINE, layer.context, combine));
+            self.close_layer("others had answered before");
         }
-        self.close_layer("others had answered before");
     }
 
     /// What was noted. A layer that has not ended has failed.
     pub(crate) fn end_step(&mut self) -> Vec<Span> {
-        self.close_layer("the step was given up");
+        while !self.layers.is_empty() {
+            self.close_layer("the step was given up");
+        }
         self.step = None;
         std::mem::take(&mut self.spans)
     }
 
+    /// Ends the earliest layer.
     fn close_layer(&mut self, why: &str) {
-        let Some(layer) = &self.layer else { return };
-        let left: Vec<u64> = layer.calls.keys().copied().collect();
+        let calls = self.layers.front().into_iter().flat_map(|layer| layer.calls.keys().copied());
+        let left: Vec<u64> = calls.collect();
         left.into_iter().for_each(|id| self.failed(id, why));
-        let (Some(layer), Some(step)) = (self.layer.take(), self.step) else { return };
+        let (Some(layer), Some(step)) = (self.layers.pop_front(), self.step) else { return };
         let now = Instant::now();
-        let span = Span::new(&LAYER, layer.context, self.since.unwrap_or(now)..now)
+        let span = Span::new(&LAYER, layer.context, layer.began..now)
             .under(step.context)
-            .with("guildhall.layer", i64::from(layer.layer.0));
+            .with("guildhall.layer", i64::from(layer.of.layer.0))
+            .with("guildhall.first_row", layer.of.first_row as i64);
         self.spans.push(span);
-        self.since = Some(now);
+        self.ended.push_back(now);
     }
+}
 
-    fn dispatch(&self, call: &CallTrace, end: Instant) -> Span {
-        let span = Span::new(&DISPATCH, call.context, call.sent..end)
-            .with("rpc.system.name", "grpc")
-            .with("rpc.method", "guildhall.v1.Experts/Compute")
-            .with("guildhall.node", call.node.to_string())
-            .with("guildhall.tokens", call.tokens as i64)
-            .with("guildhall.pairs", call.pairs as i64);
-        match &self.layer {
-            Some(layer) => span.under(layer.context),
-            None => span,
-        }
-    }
+/// The span of a call of a layer.
+fn dispatch(call: &CallTrace, layer: TraceContext, end: Instant) -> Span {
+    Span::new(&DISPATCH, call.context, call.sent..end)
+        .under(layer)
+        .with("rpc.system.name", "grpc")
+        .with("rpc.method", "guildhall.v1.Experts/Compute")
+        .with("guildhall.node", call.node.to_string())
+        .with("guildhall.tokens", call.tokens as i64)
+        .with("guildhall.pairs", call.pairs as i64)
 }
 
 #[cfg(test)]
@@ -176,13 +196,14 @@ mod tests {
     fn each_call_of_a_layer_ends_answered_lost_or_not_waited_for() {
         let mut traces = CallTraces::default();
         traces.begin_step(Some(StepContext { context: STEP, noted: true }));
-        traces.begin_layer(LayerIdx(3));
+        let of = LayerRows { layer: LayerIdx(3), first_row: 0 };
+        traces.begin_layer(of);
         let [a, b] = ["a", "b"].map(|name| name.parse::<NodeId>().unwrap());
-        let first = traces.send(1, &a, 2, 4).unwrap();
-        let second = traces.send(2, &b, 2, 4).unwrap();
+        let first = traces.send(1, (of, &a), 2, 4).unwrap();
+        let second = traces.send(2, (of, &b), 2, 4).unwrap();
         assert_eq!((first.trace_id, first.is_sampled()), (STEP.trace_id, true));
         assert_ne!(first.span_id, second.span_id);
-        traces.send(3, &a, 1, 1).unwrap();
+        traces.send(3, (of, &a), 1, 1).unwrap();
         traces.lost(&b, "gone");
         traces.answered(1, NodeTimings { compute: Duration::ZERO, ..NodeTimings::default() });
         traces.answered(1, NodeTimings::default());
@@ -205,15 +226,36 @@ mod tests {
     }
 
     #[test]
+    fn calls_of_two_micro_batches_go_to_their_layers() {
+        let mut traces = CallTraces::default();
+        traces.begin_step(Some(StepContext { context: STEP, noted: true }));
+        let [first, second] = [0, 7].map(|first_row| LayerRows { layer: LayerIdx(1), first_row });
+        traces.begin_layer(first);
+        traces.begin_layer(second);
+        let node = "a".parse().unwrap();
+        traces.send(1, (second, &node), 2, 4).unwrap();
+        traces.send(2, (first, &node), 2, 4).unwrap();
+        let now = Instant::now();
+        traces.answered(2, NodeTimings::default());
+        traces.end_layer(now..now);
+        traces.answered(1, NodeTimings::default());
+        traces.end_layer(now..now);
+        let spans = traces.end_step();
+        assert_eq!(names(&spans)[2..5], names(&spans)[7..]);
+        assert_eq!(names(&spans)[2..5], ["dispatch", "combine", "layer"].map(|name| (name, false)));
+    }
+
+    #[test]
     fn a_step_that_is_not_noted_still_names_its_trace() {
         let mut traces = CallTraces::default();
         let context = STEP.with_sampled(false);
         traces.begin_step(Some(StepContext { context, noted: false }));
-        traces.begin_layer(LayerIdx(0));
+        let of = LayerRows { layer: LayerIdx(0), first_row: 0 };
+        traces.begin_layer(of);
         let node = "a".parse().unwrap();
-        assert_eq!(traces.send(1, &node, 1, 1), Some(context));
+        assert_eq!(traces.send(1, (of, &node), 1, 1), Some(context));
         assert!(traces.end_step().is_empty());
         traces.begin_step(None);
-        assert_eq!(traces.send(2, &node, 1, 1), None);
+        assert_eq!(traces.send(2, (of, &node), 1, 1), None);
     }
 }

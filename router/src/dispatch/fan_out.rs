@@ -1,14 +1,17 @@
 //! One layer's calls in flight: who was asked for what, and what has come back. No IO.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use guildhall_ids::{ExpertId, ExpertIdx, LayerIdx, NodeId};
 use guildhall_kernels::{Device, Dtype, Routes, Tensor};
 
+use super::call_traces::LayerRows;
 use super::combine::{add_scaled_f32, combine};
 use super::plan::Wanted;
+use crate::Error;
 
 /// A call that has not been answered.
 pub(super) struct Outstanding {
@@ -20,12 +23,17 @@ pub(super) struct Outstanding {
 }
 
 pub(super) struct FanOut {
-    pub(super) layer: LayerIdx,
+    pub(super) of: LayerRows,
     pub(super) routes: Routes,
+    pub(super) began: Instant,
+    /// Since when the nodes that do well lack something that it needs.
+    pub(super) lacking_since: Option<Instant>,
+    /// The longest time that a node was busy with a call, or with those before it.
+    pub(super) busy: Duration,
     hidden: usize,
     dtype: Dtype,
-    /// [tokens, hidden] as it goes over the wire.
-    activations: Bytes,
+    /// [tokens, hidden]
+    x: Arc<Tensor>,
     // For each pair its row, a slice of the frame it came in; empty until it has come.
     outputs: Vec<Bytes>,
     missing: usize,
@@ -40,23 +48,25 @@ pub(super) struct FanOut {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NotFinite {
     pub(super) expert: ExpertId,
-    /// The tokens that it was computed for.
+    /// The tokens that it was computed for, as rows of the step.
     pub(super) rows: Vec<usize>,
 }
 
 impl FanOut {
     pub(super) fn new(
-        layer: LayerIdx,
-        routes: Routes,
-        activations: Bytes,
-        (hidden, dtype): (usize, Dtype),
+        (of, routes): (LayerRows, Routes),
+        (x, dtype): (Arc<Tensor>, Dtype),
+        now: Instant,
     ) -> Self {
         let pairs = routes.experts.len();
         Self {
-            layer,
-            hidden,
+            of,
+            began: now,
+            lacking_since: None,
+            busy: Duration::ZERO,
+            hidden: x.cols(),
             dtype,
-            activations,
+            x,
             outputs: vec![Bytes::new(); pairs],
             missing: pairs,
             outstanding: BTreeMap::new(),
@@ -66,28 +76,33 @@ impl FanOut {
         }
     }
 
+    pub(super) fn layer(&self) -> LayerIdx {
+        self.of.layer
+    }
+
     /// Some of the layer's pairs.
     pub(super) fn wanted<'a>(&'a self, pairs: &'a [usize]) -> Wanted<'a> {
         let experts = &self.routes.experts;
-        Wanted { layer: self.layer, top_k: self.routes.top_k, experts, pairs }
+        Wanted { layer: self.layer(), top_k: self.routes.top_k, experts, pairs }
     }
 
     /// The experts of some pairs.
     pub(super) fn experts_of(&self, pairs: &[usize]) -> BTreeSet<ExpertId> {
         let expert = |&pair: &usize| ExpertIdx(self.routes.experts[pair]);
-        pairs.iter().map(expert).map(|expert| ExpertId { layer: self.layer, expert }).collect()
+        pairs.iter().map(expert).map(|expert| ExpertId { layer: self.layer(), expert }).collect()
     }
 
-    /// The tokens of those pairs whose expert is wanted, ascending.
+    /// The tokens of those pairs whose expert is wanted, as rows of the step, ascending.
     fn rows_of(&self, pairs: &[usize], wanted: impl Fn(ExpertId) -> bool) -> Vec<usize> {
         let expert = |pair: usize| ExpertIdx(self.routes.experts[pair]);
-        let id = |pair| ExpertId { layer: self.layer, expert: expert(pair) };
+        let id = |pair| ExpertId { layer: self.layer(), expert: expert(pair) };
         let pairs = pairs.iter().filter(|&&pair| wanted(id(pair)));
-        let rows: BTreeSet<usize> = pairs.map(|pair| pair / self.routes.top_k).collect();
+        let row = |pair: &usize| self.of.first_row + pair / self.routes.top_k;
+        let rows: BTreeSet<usize> = pairs.map(row).collect();
         rows.into_iter().collect()
     }
 
-    /// What has not come: the experts, and the tokens that need them.
+    /// What has not come: the experts, and the tokens that need them, as rows of the step.
     pub(super) fn lacking(&self) -> (BTreeSet<ExpertId>, Vec<usize>) {
         let pairs = self.outputs.iter().enumerate().filter(|(_, output)| output.is_empty());
         let pairs: Vec<usize> = pairs.map(|(pair, _)| pair).collect();
@@ -100,17 +115,8 @@ impl FanOut {
     }
 
     /// The activations of some tokens, as one call carries them.
-    pub(super) fn activations(&self, tokens: &[usize]) -> Bytes {
-        let row_bytes = self.hidden * self.dtype.size_bytes();
-        let all = self.routes.experts.len() / self.routes.top_k;
-        if tokens.len() == all {
-            return self.activations.clone();
-        }
-        let mut rows = Vec::with_capacity(tokens.len() * row_bytes);
-        for token in tokens {
-            rows.extend_from_slice(&self.activations[token * row_bytes..(token + 1) * row_bytes]);
-        }
-        rows.into()
+    pub(super) fn activations(&self, device: &Device, tokens: &[usize]) -> Result<Bytes, Error> {
+        Ok(device.rows_to_bytes(&self.x, tokens, self.dtype)?.into())
     }
 
     pub(super) fn sent(&mut self, id: u64, node: NodeId, pair_indices: Vec<usize>, now: Instant) {
@@ -236,10 +242,15 @@ mod tests {
 
     use super::*;
 
+    fn device() -> Device {
+        Device::cpu(CpuOptions::of_threads(NonZeroUsize::MIN)).unwrap()
+    }
+
     fn fan_out() -> FanOut {
         let routes = Routes { top_k: 2, experts: vec![0, 1, 1, 2], weights: vec![1.0; 4] };
-        let activations = Bytes::from((0..16).collect::<Vec<u8>>());
-        FanOut::new(LayerIdx(5), routes, activations, (4, Dtype::Bf16))
+        let x = Arc::new(device().upload(&[0.0; 8], 4).unwrap());
+        let of = LayerRows { layer: LayerIdx(5), first_row: 10 };
+        FanOut::new((of, routes), (x, Dtype::Bf16), Instant::now())
     }
 
     fn ask(fan_out: &mut FanOut, id: u64, node: &str, pair_indices: &[usize]) {
@@ -248,7 +259,7 @@ mod tests {
     }
 
     fn combined(fan_out: &FanOut) -> Vec<f32> {
-        let device = Device::cpu(CpuOptions::of_threads(NonZeroUsize::MIN)).unwrap();
+        let device = device();
         device.host(&fan_out.combined(&device)).into_owned()
     }
 
@@ -299,7 +310,7 @@ mod tests {
         ask(&mut fan_out, 1, "a", &[2, 3]);
         let mut values = ones(2).to_vec();
         values[8..10].copy_from_slice(&[0xc0, 0x7f]);
-        let expected = NotFinite { expert: ExpertId::new(5, 2), rows: vec![1] };
+        let expected = NotFinite { expert: ExpertId::new(5, 2), rows: vec![11] };
         assert_eq!(fan_out.store(1, &values.into()), Err(expected));
         assert_eq!(fan_out.unsent, [0, 1, 2, 3]);
         let from = fan_out.not_finite_from(ExpertId::new(5, 2));
@@ -315,12 +326,6 @@ mod tests {
         assert!(!fan_out.is_quiet());
         fan_out.store(1, &ones(3)).unwrap();
         assert!(fan_out.is_quiet());
-        assert_eq!(fan_out.lacking(), (BTreeSet::from([ExpertId::new(5, 2)]), vec![1]));
-    }
-
-    #[test]
-    fn a_call_carries_the_rows_of_its_tokens() {
-        assert_eq!(&fan_out().activations(&[1])[..], (8..16).collect::<Vec<u8>>());
-        assert_eq!(fan_out().activations(&[0, 1]).len(), 16);
+        assert_eq!(fan_out.lacking(), (BTreeSet::from([ExpertId::new(5, 2)]), vec![11]));
     }
 }

@@ -17,7 +17,7 @@ use super::health::{Health, QUARANTINE, patience, slowness};
 use crate::balancer::LinkStates;
 use crate::nodes::Topology;
 
-type Opening = Pin<Box<dyn Future<Output = Result<GrpcLink, Error>>>>;
+type Opening = Pin<Box<dyn Future<Output = Result<GrpcLink, Error>> + Send>>;
 
 pub(crate) struct Links {
     handshake: Handshake,

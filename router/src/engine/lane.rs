@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::thread::JoinHandle;
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::EngineStatus;
 use super::handle::{EngineHandle, Message, Submission};
 use super::parking::Parking;
+use super::ping_pong::PingPong;
 use super::sequence::Sequence;
 use crate::Error;
 use crate::model::{Experts, Model};
@@ -33,6 +33,8 @@ pub(crate) struct LaneOptions {
     pub(crate) cache: KvCache,
     pub(crate) scheduler: Scheduler,
     pub(crate) tokenizer: Option<Tokenizer>,
+    /// Whether its steps go in two micro-batches.
+    pub(crate) ping_pong: PingPong,
     /// The longest sequence.
     pub(crate) max_positions: usize,
     /// A sequence that lacks experts for this long, all in all, fails.
@@ -49,9 +51,9 @@ pub(crate) struct Lane {
     pub(super) experts: Box<dyn Experts>,
     pub(super) sequences: BTreeMap<SequenceId, Sequence>,
     pub(super) parking: Parking,
-    runtime: Rc<Runtime>,
+    runtime: Arc<Runtime>,
     messages: mpsc::Receiver<Message>,
-    status: EngineStatus,
+    pub(super) status: EngineStatus,
     next_id: SequenceId,
 }
 
@@ -61,7 +63,7 @@ impl Lane {
     /// `connect` makes the experts on the thread itself, because their connections live on its runtime.
     pub(crate) fn start(
         options: LaneOptions,
-        connect: impl FnOnce(Rc<Runtime>) -> Box<dyn Experts> + Send + 'static,
+        connect: impl FnOnce(Arc<Runtime>) -> Box<dyn Experts> + Send + 'static,
     ) -> Result<(EngineHandle, JoinHandle<()>), Error> {
         let status = EngineStatus::new();
         let (handle, messages) = EngineHandle::new(status.clone());
@@ -72,8 +74,8 @@ impl Lane {
             .map_err(|source| Error::System { what: "starting the lane's runtime", source })?;
         let run = move || {
             options.model.device().pin_caller();
-            let runtime = Rc::new(runtime);
-            let experts = connect(Rc::clone(&runtime));
+            let runtime = Arc::new(runtime);
+            let experts = connect(Arc::clone(&runtime));
             let (sequences, parking) = (BTreeMap::new(), Parking::new(options.expert_wait_timeout));
             Self { options, experts, sequences, parking, runtime, messages, status, next_id: 0 }
                 .run();

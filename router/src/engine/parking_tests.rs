@@ -11,7 +11,7 @@ use guildhall_ids::{ExpertId, ExpertIdx};
 use guildhall_kernels::{CpuOptions, Device, Dtype, KvShape, Tensor};
 use tokio_util::sync::CancellationToken;
 
-use super::{EngineHandle, Events, Lane, LaneOptions};
+use super::{EngineHandle, Events, Lane, LaneOptions, PingPong};
 use crate::local_experts::LocalExperts;
 use crate::model::{Experts, ExpertsCall, Model};
 use crate::request::{Chunk, Failure, Outputs, Request, Sampling, Stopping};
@@ -38,7 +38,7 @@ struct Unreliable {
 }
 
 impl Experts for Unreliable {
-    fn start(&mut self, call: ExpertsCall<'_>) -> Result<(), Error> {
+    fn start(&mut self, call: ExpertsCall) -> Result<(), Error> {
         let weather = self.weather.lock().unwrap();
         let pairs = call.routes.experts.iter().map(|&expert| ExpertIdx(expert));
         let pairs = pairs.map(|expert| ExpertId { layer: call.layer, expert }).enumerate();
@@ -97,6 +97,7 @@ fn start(expert_wait_timeout: Duration) -> Running {
         model: Model::load(&checkpoint, &device, (Dtype::F32, Dtype::F32.into()), 64).unwrap(),
         cache: device.kv_cache(shape, Dtype::F32).unwrap(),
         scheduler: Scheduler::new(limits, BlockPool::new(16, 4)),
+        ping_pong: PingPong::default(),
         tokenizer: None,
         max_positions: 64,
         expert_wait_timeout,

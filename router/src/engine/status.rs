@@ -13,6 +13,8 @@ pub(crate) struct EngineStatus(Arc<Shared>);
 struct Shared {
     started: Instant,
     steps: AtomicU64,
+    /// Those of them that went in two micro-batches.
+    steps_in_two: AtomicU64,
     /// Milliseconds after `started`.
     last_progress: AtomicU64,
     /// Whether there is work for a step.
@@ -26,6 +28,7 @@ impl EngineStatus {
         Self(Arc::new(Shared {
             started: Instant::now(),
             steps: AtomicU64::new(0),
+            steps_in_two: AtomicU64::new(0),
             last_progress: AtomicU64::new(0),
             working: AtomicBool::new(false),
             occupancy: Mutex::new(Occupancy::default()),
@@ -43,12 +46,20 @@ impl EngineStatus {
         self.0.steps.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn step_in_two(&self) {
+        self.0.steps_in_two.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn publish(&self, occupancy: Occupancy) {
         *self.0.occupancy.lock().unwrap_or_else(PoisonError::into_inner) = occupancy;
     }
 
     pub(crate) fn steps(&self) -> u64 {
         self.0.steps.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn steps_in_two(&self) -> u64 {
+        self.0.steps_in_two.load(Ordering::Relaxed)
     }
 
     pub(crate) fn occupancy(&self) -> Occupancy {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use guildhall_kernels::SequenceSpan;
+use guildhall_kernels::{SequenceSpan, Tensor};
 use guildhall_telemetry::{error_chain, trace_ids};
 
 use super::lane::Lane;
@@ -50,10 +50,7 @@ impl Lane {
                 sequence.begin(cached_tokens);
             }
         }
-        let options = &mut self.options;
-        let batch = batch(&options.scheduler, &self.sequences, plan);
-        let (cache, experts) = (&mut options.cache, self.experts.as_mut());
-        let (hidden, routes) = options.model.forward(&batch, cache, experts)?;
+        let (hidden, routes) = self.forward(plan)?;
         self.options.scheduler.computed(plan);
         plan.iter().for_each(|work| self.parking.forget(work.id));
         self.keep_routes(plan, &routes);
@@ -69,6 +66,27 @@ impl Lane {
             }
         }
         Ok(())
+    }
+
+    /// Runs the rows of a plan through the model, in one micro-batch or in two.
+    fn forward(&mut self, plan: &[Work]) -> Result<(Tensor, RoutesOfStep), Error> {
+        let began = Instant::now();
+        let options = &mut self.options;
+        let batch = batch(&options.scheduler, &self.sequences, plan);
+        let rows = batch.token_ids.len();
+        let in_two = options.ping_pong.in_two(rows);
+        let (cache, experts) = (&mut options.cache, self.experts.as_mut());
+        let out = match in_two {
+            true => options.model.forward(&batch.split(rows / 2), cache, experts)?,
+            false => options.model.forward(&[batch], cache, experts)?,
+        };
+        if let Some(times) = experts.times() {
+            options.ping_pong.took(rows, in_two, (began.elapsed(), times));
+        }
+        if in_two {
+            self.status.step_in_two();
+        }
+        Ok(out)
     }
 
     fn keep_routes(&mut self, plan: &[Work], routes: &RoutesOfStep) {

@@ -2,8 +2,8 @@
 
 use guildhall_kernels::{Device, ExpertWeights, Tensor};
 
-use super::moe::MoeBlock;
-use super::{Experts, RoutesOfStep};
+use super::moe::{Away, MoeBlock};
+use super::{Experts, MicroBatch};
 use crate::Error;
 
 pub(super) enum FeedForwardBlock {
@@ -11,18 +11,37 @@ pub(super) enum FeedForwardBlock {
     Moe(Box<MoeBlock>),
 }
 
+/// A second half of a layer that has begun.
+pub(super) enum Begun {
+    Computed(Tensor),
+    Away(Away),
+}
+
 impl FeedForwardBlock {
-    /// [tokens, hidden] → [tokens, hidden]
-    pub(super) fn forward(
+    /// Begins with `x`, [tokens, hidden], of a micro-batch.
+    pub(super) fn begin(
         &self,
         device: &Device,
-        x: &Tensor,
+        x: Tensor,
+        (of, experts): (&mut MicroBatch<'_>, &mut dyn Experts),
+    ) -> Result<Begun, Error> {
+        Ok(match self {
+            Self::Dense(weights) => Begun::Computed(device.ffn(&x, weights)?),
+            Self::Moe(block) => Begun::Away(block.begin(device, x, (of, experts))?),
+        })
+    }
+}
+
+impl Begun {
+    /// [tokens, hidden]. What began first is to be finished first.
+    pub(super) fn finish(
+        self,
+        device: &Device,
         experts: &mut dyn Experts,
-        routes: &mut RoutesOfStep,
     ) -> Result<Tensor, Error> {
         match self {
-            Self::Dense(weights) => Ok(device.ffn(x, weights)?),
-            Self::Moe(block) => block.forward(device, x, experts, routes),
+            Self::Computed(out) => Ok(out),
+            Self::Away(away) => away.finish(device, experts),
         }
     }
 }

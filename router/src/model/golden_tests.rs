@@ -58,6 +58,8 @@ struct Bench {
     model: Model,
     experts: LocalExperts,
     cache: KvCache,
+    /// Where steps are split into two micro-batches.
+    split_at: Option<usize>,
 }
 
 /// Some rows of one sequence: which tokens, from which position on, in which blocks.
@@ -80,6 +82,7 @@ impl Bench {
             model: Model::load(&checkpoint, &device, (dtype, dtype.into()), 128).unwrap(),
             experts: LocalExperts::load(&checkpoint, &device, dtype.into()).unwrap(),
             cache: device.kv_cache(shape, dtype).unwrap(),
+            split_at: None,
         }
     }
 
@@ -102,12 +105,16 @@ impl Bench {
             }
             last_rows.push(batch.token_ids.len() as u32 - 1);
         }
-        let (hidden, routes) =
-            self.model.forward(&batch, &mut self.cache, &mut self.experts).unwrap();
+        let rows = 0..batch.token_ids.len();
+        let micro_batches = match self.split_at {
+            Some(row) => batch.split(row.min(rows.len())).into(),
+            None => vec![batch],
+        };
+        let out = self.model.forward(&micro_batches, &mut self.cache, &mut self.experts);
+        let (hidden, routes) = out.unwrap();
         let logits = self.model.logits(&hidden, &last_rows).unwrap();
         let values = self.model.device().host(&logits);
         let logits = values.chunks_exact(logits.cols()).map(<[f32]>::to_vec).collect();
-        let rows = 0..batch.token_ids.len();
         (logits, rows.map(|row| routes.of_row(row).collect()).collect())
     }
 }
@@ -191,9 +198,17 @@ fn batch_chunks_and_blocks_change_no_bit() {
             }
             let part =
                 |n: usize| Part { tokens: whole[n], first_position: 0, blocks: &blocks[2 - n] };
-            let together = bench.step(&[part(2), part(0), part(1)]).0;
+            let (together, together_routes) = bench.step(&[part(2), part(0), part(1)]);
             let expected = [&alone[2], &alone[0], &alone[1]].map(Clone::clone);
             assert_eq!(bits(&together), bits(&expected), "{case} {dtype}: in a batch");
+
+            for row in [1, 2, whole[2].len() + 3] {
+                bench.split_at = Some(row);
+                let (split, routes) = bench.step(&[part(2), part(0), part(1)]);
+                assert_eq!(bits(&split), bits(&expected), "{case} {dtype}: in two, at row {row}");
+                assert_eq!(routes, together_routes, "{case} {dtype}: in two, at row {row}");
+            }
+            bench.split_at = None;
 
             let longest = whole[2];
             for chunk in [1, 3, 16, 17] {

@@ -48,8 +48,8 @@ pub(crate) const STEP: SpanType = SpanType {
 pub(crate) const LAYER: SpanType = SpanType {
     name: "layer",
     side: Side::Inside,
-    attributes: &["guildhall.layer"],
-    description: "From the end of the previous layer's experts to the end of this layer's: attention, gate, experts.",
+    attributes: &["guildhall.layer", "guildhall.first_row"],
+    description: "From the end of the previous layer's experts to the end of this layer's: attention, gate, experts. Twice where a step goes in two micro-batches, with the first row of each.",
 };
 pub(crate) const DISPATCH: SpanType = SpanType {
     name: "dispatch",

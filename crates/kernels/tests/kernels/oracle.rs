@@ -1,7 +1,7 @@
 //! Every operation but attention against candle or a plain f64 computation.
 
 use candle_core::{D, Device as Place, Tensor as Matrix};
-use guildhall_kernels::{Device, Dtype, GateOptions, RopeTable, WeightFormat};
+use guildhall_kernels::{Device, Dtype, GateOptions, RopeTable, Tensor, WeightFormat};
 use proptest::prelude::*;
 
 use crate::support::{
@@ -279,12 +279,16 @@ fn quantised_weights_take_as_many_bytes_as_they_say() {
 }
 
 #[test]
-fn bf16_goes_over_a_wire_and_back() {
+fn rows_go_over_a_wire_and_back() {
     let device = &devices()[0];
     let x = tensor(device, 4, 5, 1);
-    let once = device.upload_bf16(&device.host_bf16(&x), 5).unwrap();
-    let twice = device.upload_bf16(&device.host_bf16(&once), 5).unwrap();
-    assert_eq!(device.host(&once), device.host(&twice));
-    let expected: Vec<f64> = device.host(&x).iter().map(|&x| bf16(x.into())).collect();
+    let there_and_back = |x: &Tensor, dtype| {
+        let parts = [&[2][..], &[0, 3]].map(|rows| device.rows_to_bytes(x, rows, dtype).unwrap());
+        device.rows_from_bytes(&parts.each_ref().map(Vec::as_slice), 5, dtype).unwrap()
+    };
+    let sent = device.gather_rows(&x, &[2, 0, 3]).unwrap();
+    assert_eq!(device.host(&there_and_back(&x, Dtype::F32)), device.host(&sent));
+    let once = there_and_back(&x, Dtype::Bf16);
+    let expected: Vec<f64> = device.host(&sent).iter().map(|&x| bf16(x.into())).collect();
     assert_near("bf16", &device.host(&once), &expected, 0.0);
 }

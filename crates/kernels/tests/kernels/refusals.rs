@@ -28,8 +28,12 @@ fn uploads_must_be_whole_rows() {
     let device = best();
     refused(device.upload(&[1.0; 7], 2));
     refused(device.upload(&[1.0; 7], 0));
-    refused(device.upload_bf16(&[0; 7], 1));
-    refused(device.upload_bf16(&[0; 6], 2));
+    refused(device.rows_from_bytes(&[&[0; 8], &[0; 7]], 1, Dtype::Bf16));
+    refused(device.rows_from_bytes(&[&[0; 6]], 2, Dtype::Bf16));
+    refused(device.rows_from_bytes(&[&[0; 6]], 1, Dtype::F32));
+    refused(device.rows_from_bytes(&[&[]], 0, Dtype::F32));
+    let x = device.upload(&[1.0; 6], 2).unwrap();
+    refused(device.rows_to_bytes(&x, &[2, 3], Dtype::F32));
     assert_eq!(device.upload(&[], 4).unwrap().rows(), 0);
 }
 
