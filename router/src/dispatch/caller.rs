@@ -1,6 +1,6 @@
 //! Asks nodes for what a layer needs, elsewhere if one does not answer, and a second one if it is late.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ pub(super) struct Caller {
     hedges: HedgeBudget,
     next_call: u64,
     last_failure: String,
+    /// Nodes whose links broke as something was sent: what any layer has asked of them is lost.
+    broken: Vec<NodeId>,
     meters: Meters,
 }
 
@@ -56,6 +58,7 @@ impl Caller {
             hedges: HedgeBudget::new(Instant::now()),
             next_call: 0,
             last_failure: String::new(),
+            broken: Vec::new(),
             meters: Meters::default(),
         }
     }
@@ -121,8 +124,7 @@ impl Caller {
                 }
                 Err(error) => {
                     self.note_failure(&node, &error);
-                    self.traces.lost(&node, &self.last_failure);
-                    fan_out.lost(&node);
+                    self.broken.push(node);
                     left.extend(pair_indices);
                 }
             }
@@ -221,13 +223,16 @@ impl Caller {
     }
 
     /// Takes back what a node will not answer.
-    pub(super) fn lost<'a>(
-        &mut self,
-        fan_outs: impl IntoIterator<Item = &'a mut FanOut>,
-        node: &NodeId,
-    ) {
+    pub(super) fn lost(&mut self, in_flight: &mut VecDeque<FanOut>, node: &NodeId) {
         self.traces.lost(node, &self.last_failure);
-        fan_outs.into_iter().for_each(|fan_out| fan_out.lost(node));
+        in_flight.iter_mut().for_each(|fan_out| fan_out.lost(node));
+    }
+
+    /// Takes back what was asked of nodes whose links broke as something was sent.
+    pub(super) fn settle_broken(&mut self, in_flight: &mut VecDeque<FanOut>) {
+        for node in std::mem::take(&mut self.broken) {
+            self.lost(in_flight, &node);
+        }
     }
 
     /// Lets a replica be asked, unless all have given the same: then it is the input or the model, and no node's fault.

@@ -50,6 +50,7 @@ impl Dispatcher {
     pub(super) async fn send(&mut self, mut fan_out: FanOut) -> Result<(), Error> {
         self.caller.send(&mut fan_out)?;
         self.in_flight.push_back(fan_out);
+        self.caller.settle_broken(&mut self.in_flight);
         for _ in 0..FLUSH_TURNS {
             tokio::task::yield_now().await;
         }
@@ -99,6 +100,7 @@ impl Dispatcher {
             }
             until = until.min(deadline).min(self.caller.next_look(fan_out, now));
         }
+        self.caller.settle_broken(&mut self.in_flight);
         let event = poll_fn(|cx| self.caller.links.poll_event(cx));
         match tokio::time::timeout_at(until.into(), event).await {
             Ok((node, event)) => self.handle(&node, event),
@@ -110,7 +112,9 @@ impl Dispatcher {
         for node in self.caller.give_up_on_silent() {
             self.caller.lost(&mut self.in_flight, &node);
         }
-        self.in_flight.iter_mut().try_for_each(|fan_out| self.caller.hedge_late(fan_out))
+        self.in_flight.iter_mut().try_for_each(|fan_out| self.caller.hedge_late(fan_out))?;
+        self.caller.settle_broken(&mut self.in_flight);
+        Ok(())
     }
 
     fn handle(
@@ -153,5 +157,117 @@ impl Dispatcher {
             }
         }
         self.caller.links.close_draining();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
+
+    use arc_swap::ArcSwap;
+    use bytes::Bytes;
+    use guildhall_ids::{Epoch, ExpertId, LayerIdx};
+    use guildhall_kernels::{CpuOptions, Device, Dtype, Routes};
+    use guildhall_placement::{ExpertGrid, Placement, RoutingTable};
+    use guildhall_transport::{
+        Call, CallOutputs, Endpoint, ExpertLink, FrameShape, Handshake, NodeTimings,
+    };
+
+    use super::*;
+    use crate::balancer::LoadCounter;
+    use crate::dispatch::LayerRows;
+    use crate::dispatch::links::Links;
+    use crate::nodes::Topology;
+
+    const HIDDEN: usize = 2;
+
+    /// Takes so many calls, and answers them or not; then it is broken.
+    struct Link {
+        takes: usize,
+        answers: bool,
+        taken: VecDeque<Call>,
+    }
+
+    impl ExpertLink for Link {
+        fn send(&mut self, call: Call) -> Result<(), guildhall_transport::Error> {
+            if self.takes == 0 {
+                let endpoint = Endpoint::Tcp("a".into());
+                let what = "it is broken".into();
+                return Err(guildhall_transport::Error::Unreachable {
+                    endpoint,
+                    what,
+                    source: None,
+                });
+            }
+            self.takes -= 1;
+            self.taken.push_back(call);
+            Ok(())
+        }
+
+        fn poll_event(
+            &mut self,
+            _: &mut Context<'_>,
+        ) -> Poll<Result<NodeEvent, guildhall_transport::Error>> {
+            if !self.answers {
+                return Poll::Pending;
+            }
+            let Some(call) = self.taken.pop_front() else { return Poll::Pending };
+            let values = Bytes::from([0x80, 0x3f].repeat(HIDDEN * call.pairs.len()));
+            let outputs = CallOutputs { id: call.id, values, timings: NodeTimings::default() };
+            Poll::Ready(Ok(NodeEvent::Outputs(outputs)))
+        }
+    }
+
+    /// Nodes n0, n1, … of which each holds the only expert.
+    fn dispatcher(links: impl IntoIterator<Item = Link>) -> (Dispatcher, Device) {
+        let handshake = Handshake {
+            protocol_version: 0,
+            model_fingerprint: Vec::new(),
+            dtype: "bf16".into(),
+            hidden_size: HIDDEN as u32,
+            expert_weights: "bf16".into(),
+        };
+        let grid = ExpertGrid { layers: vec![LayerIdx(0)], n_experts: 1 };
+        let load = Arc::new(LoadCounter::new(grid.clone()));
+        let shape = FrameShape { hidden_size: HIDDEN, value_bytes: 2 };
+        let mut all = Links::new((handshake, "router-1".into()), shape, Arc::clone(load.links()));
+        let mut assignments = BTreeMap::new();
+        for (index, link) in links.into_iter().enumerate() {
+            let node: NodeId = format!("n{index}").parse().unwrap();
+            all.insert(node.clone(), Box::new(link));
+            assignments.insert(node, BTreeSet::from([ExpertId::new(0, 0)]));
+        }
+        let placement = Placement { epoch: Epoch(1), assignments };
+        let table = RoutingTable::build(&grid, &placement, &placement.assignments);
+        let mut topology = Topology::default();
+        topology.table = table;
+        let topology = Arc::new(ArcSwap::from_pointee(topology));
+        let device = Device::cpu(CpuOptions::of_threads(1.try_into().unwrap())).unwrap();
+        let long = Duration::from_secs(60);
+        let caller = Caller::new((topology, load), (device.clone(), all), long);
+        (Dispatcher::new(caller, long), device)
+    }
+
+    fn fan_out(device: &Device, first_row: usize) -> FanOut {
+        let of = LayerRows { layer: LayerIdx(0), first_row };
+        let routes = Routes { top_k: 1, experts: vec![0], weights: vec![1.0] };
+        let x = Arc::new(device.upload(&[1.0; HIDDEN], HIDDEN).unwrap());
+        FanOut::new((of, routes), (x, Dtype::Bf16), Instant::now())
+    }
+
+    #[tokio::test]
+    async fn a_link_that_breaks_as_one_half_is_sent_loses_the_calls_of_the_other_half() {
+        let silent = Link { takes: 1, answers: false, taken: VecDeque::new() };
+        let good = Link { takes: 9, answers: true, taken: VecDeque::new() };
+        let (mut dispatcher, device) = dispatcher([silent, good]);
+        dispatcher.send(fan_out(&device, 0)).await.unwrap();
+        dispatcher.send(fan_out(&device, 7)).await.unwrap();
+        for first_row in [0, 7] {
+            let first = dispatcher.first_complete();
+            let first = tokio::time::timeout(Duration::from_secs(5), first).await.unwrap();
+            assert_eq!(first.unwrap().of.first_row, first_row);
+        }
+        assert!(!dispatcher.is_busy());
     }
 }

@@ -69,6 +69,11 @@ impl Links {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn insert(&mut self, node: NodeId, link: Box<dyn ExpertLink>) {
+        self.open.insert(node, OpenLink { link, draining: false, unanswered: BTreeMap::new() });
+    }
+
     /// What follows is for a step in this trace, or for none.
     pub(crate) fn serve(&mut self, trace: Option<TraceContext>) {
         self.trace = trace;
