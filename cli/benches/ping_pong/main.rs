@@ -19,7 +19,7 @@ const ROUNDS: usize = 3;
 const MODES: [&str; 3] = ["off", "on", "auto"];
 const HEAD: &str = "decode, 32 streams | prefill 512 | prefill 2048";
 /// Prompts of each length. The first ones warm up, and show `auto` what both ways take.
-const PROMPTS: u32 = 4;
+const PROMPTS: u32 = 10;
 
 /// Tokens per second: of 32 streams, and of prompts of two lengths.
 async fn measure(address: &str) -> [f64; 3] {
