@@ -40,12 +40,12 @@ pub(crate) fn lane_options(
     let blocks = u32::try_from(shape.blocks)
         .map_err(|_| Error::Config(format!("{} KV blocks are too many", shape.blocks)))?;
     let max_positions = max_model_len(config, checkpoint.config(), capacity)?;
-    let formats = (config.dtype, config.dense_format());
+    let (formats, moe) = ((config.dtype, config.dense_format()), &checkpoint.config().moe);
     Ok(LaneOptions {
         model: Model::load(checkpoint, &device, formats, max_positions)?,
         cache: device.kv_cache(shape, config.dtype)?,
         scheduler: Scheduler::new(limits, BlockPool::new(blocks, BLOCK_TOKENS)),
-        ping_pong: PingPong::new(config.ping_pong),
+        ping_pong: PingPong::new(config.ping_pong, (moe.top_k, moe.n_experts)),
         tokenizer: Tokenizer::open(checkpoint.dir())?,
         max_positions,
         expert_wait_timeout: config.expert_wait_timeout,

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::model::ExpertTimes;
 
-/// Steps of fewer rows are never worth it: each half reads the weights of its experts for itself.
-const LEAST_ROWS: usize = 32;
+/// Rows that the experts of a half should have on average. Each half reads the weights of its experts for itself, and
+/// reading them takes as long as computing some rows, so with fewer of them the halves take as long as the whole.
+const ROWS_OF_EXPERT: usize = 8;
 /// What could be gained at best must be a tenth of a step.
 const WORTH_TRYING: f64 = 0.9;
 /// Halves that take a larger share of the whole's time are not faster: steps are never quite alike.
@@ -33,11 +34,13 @@ pub enum PingPongMode {
 #[derive(Debug, Default)]
 pub(crate) struct PingPong {
     mode: PingPongMode,
+    /// Steps of fewer rows are never worth it.
+    least_rows: usize,
     /// By the logarithm of their rows.
     sizes: BTreeMap<u32, Size>,
 }
 
-/// Steps of 32 to 63 rows, or of 64 to 127, and so on.
+/// Steps of 64 to 127 rows, or of 128 to 255, and so on.
 #[derive(Debug)]
 struct Size {
     /// The time of a row, and the best share of it that might be left in two micro-batches.
@@ -56,8 +59,10 @@ impl Default for Size {
 }
 
 impl PingPong {
-    pub(crate) fn new(mode: PingPongMode) -> Self {
-        Self { mode, sizes: BTreeMap::new() }
+    /// For a model in which a token has `top_k` of `n_experts`.
+    pub(crate) fn new(mode: PingPongMode, (top_k, n_experts): (usize, usize)) -> Self {
+        let least_rows = 2 * ROWS_OF_EXPERT * n_experts / top_k.max(1);
+        Self { mode, least_rows, sizes: BTreeMap::new() }
     }
 
     /// Decides about a step of so many rows.
@@ -67,7 +72,7 @@ impl PingPong {
             PingPongMode::On => rows >= 2,
             PingPongMode::Auto => {
                 let known = self.sizes.get(&rows.max(1).ilog2());
-                rows >= LEAST_ROWS && known.is_some_and(Size::in_two)
+                rows >= self.least_rows && known.is_some_and(Size::in_two)
             }
         }
     }
@@ -147,6 +152,8 @@ mod tests {
 
     use super::*;
 
+    /// Steps of at least 64 rows.
+    const EIGHT_OF_32: (usize, usize) = (8, 32);
     const MS: Duration = Duration::from_millis(1);
 
     /// A step of 100 ms, of which the lane waits 60 and the experts compute 50.
@@ -174,7 +181,7 @@ mod tests {
 
     #[test]
     fn two_are_tried_where_much_could_be_gained_and_kept_if_it_was() {
-        let mut auto = PingPong::new(PingPongMode::Auto);
+        let mut auto = PingPong::new(PingPongMode::Auto, EIGHT_OF_32);
         assert!(!auto.in_two(512));
         auto.took(512, false, EVEN);
         assert!(auto.in_two(512) && auto.in_two(1000));
@@ -193,7 +200,7 @@ mod tests {
 
     #[test]
     fn what_was_slower_is_tried_less_and_less_often() {
-        let mut auto = PingPong::new(PingPongMode::Auto);
+        let mut auto = PingPong::new(PingPongMode::Auto, EIGHT_OF_32);
         let mut trials = Vec::new();
         for step in 0..10_000 {
             let in_two = auto.in_two(64);
@@ -208,16 +215,19 @@ mod tests {
 
     #[test]
     fn small_steps_and_steps_without_waiting_stay_whole() {
-        let mut auto = PingPong::new(PingPongMode::Auto);
-        auto.took(LEAST_ROWS - 1, false, EVEN);
-        assert!(!auto.in_two(LEAST_ROWS - 1));
+        let mut auto = PingPong::new(PingPongMode::Auto, EIGHT_OF_32);
+        auto.took(63, false, EVEN);
+        assert!(!auto.in_two(63));
+        auto.took(64, false, EVEN);
+        assert!(auto.in_two(64));
         auto.took(512, false, (100 * MS, ExpertTimes { waited: 5 * MS, busy: 4 * MS }));
         assert!(!auto.in_two(512));
     }
 
     #[test]
     fn who_says_on_or_off_is_obeyed() {
-        let [mut on, mut off] = [PingPongMode::On, PingPongMode::Off].map(PingPong::new);
+        let [mut on, mut off] =
+            [PingPongMode::On, PingPongMode::Off].map(|mode| PingPong::new(mode, EIGHT_OF_32));
         for rows in [2, 3, 1000] {
             on.took(rows, false, (100 * MS, ExpertTimes::default()));
             off.took(rows, false, EVEN);
@@ -232,7 +242,7 @@ mod tests {
         fn the_faster_way_is_taken_nearly_always(whole in 1u32..1000, halves_take in 1u32..1000) {
             let share = f64::from(halves_take) / f64::from(whole);
             prop_assume!(!(FASTER - 0.01..1.0).contains(&share));
-            let mut auto = PingPong::new(PingPongMode::Auto);
+            let mut auto = PingPong::new(PingPongMode::Auto, EIGHT_OF_32);
             let times = ExpertTimes { waited: whole * MS / 2, busy: whole * MS / 2 };
             let mut slower = 0;
             for _ in 0..2_000 {
