@@ -41,7 +41,7 @@ impl Dispatcher {
         self.failure = None;
     }
 
-    /// Whether layers are not complete, or have not been asked for.
+    /// Whether there are layers whose outputs nobody has taken.
     pub(super) fn is_busy(&self) -> bool {
         !self.in_flight.is_empty()
     }
