@@ -17,6 +17,9 @@ pub(super) const QUARANTINE: Duration = Duration::from_secs(60);
 /// What is known of a node's speed counts for so long after its last answer. A node that got slow and lost its load is
 /// tried again after that.
 const REMEMBERED: Duration = Duration::from_secs(300);
+/// After this time an answer counts half for a node's speed: a node that stutters answers many calls at once, and then
+/// none for a while.
+const HALF_LIFE: Duration = Duration::from_secs(3);
 /// An answer is never late before this: the time in which a busy machine wakes a thread.
 const LEAST_PATIENCE: Duration = Duration::from_millis(40);
 
@@ -24,6 +27,7 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(40);
 #[derive(Debug, Default)]
 pub(super) struct Health {
     latency: [Latency; SIZES],
+    pace: [Pace; SIZES],
     /// Failures and late answers since the last answer in time.
     strikes: u32,
     rests_until: Option<Instant>,
@@ -37,6 +41,13 @@ pub(super) struct Health {
 struct Latency {
     mean: Option<Duration>,
     deviation: Duration,
+}
+
+/// What a node's calls took all together, in which what is long ago counts little.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    seconds: f64,
+    calls: f64,
     /// When the last answer came.
     known: Option<Instant>,
 }
@@ -80,7 +91,8 @@ impl Health {
 
     /// A call was answered.
     pub(super) fn answered(&mut self, call: u64, pairs: usize, took: Duration, now: Instant) {
-        self.latency[size_class(pairs)].add(took, now);
+        self.latency[size_class(pairs)].add(took);
+        self.pace[size_class(pairs)].add(took, now);
         if self.owed.remove(&call) {
             self.strike(now);
         } else if !self.is_struck(now) {
@@ -116,8 +128,7 @@ impl Health {
 }
 
 impl Latency {
-    fn add(&mut self, took: Duration, now: Instant) {
-        self.known = Some(now);
+    fn add(&mut self, took: Duration) {
         match self.mean {
             None => (self.mean, self.deviation) = (Some(took), took / 2),
             Some(mean) => {
@@ -128,30 +139,47 @@ impl Latency {
     }
 }
 
-/// How long each node takes for a call, over the node in the middle for calls of the same size; the geometric mean of all
+impl Pace {
+    fn add(&mut self, took: Duration, now: Instant) {
+        let before = self.at(now).unwrap_or_default();
+        let (seconds, calls) = (before.seconds + took.as_secs_f64(), before.calls + 1.0);
+        *self = Self { seconds, calls, known: Some(now) };
+    }
+
+    /// What it counts for now; nothing if there was no answer for long.
+    fn at(&self, now: Instant) -> Option<Self> {
+        let passed = now.duration_since(self.known?);
+        let keep = 0.5f64.powf(passed.as_secs_f64() / HALF_LIFE.as_secs_f64());
+        let counts = Self { seconds: keep * self.seconds, calls: keep * self.calls, ..*self };
+        (passed < REMEMBERED).then_some(counts)
+    }
+
+    fn seconds_of_call(&self) -> f64 {
+        (self.seconds / self.calls).max(1e-6)
+    }
+}
+
+/// How long each node's calls took, over what they would have taken the node in the middle for calls of their size; of all
 /// sizes in which there is another node to compare with. Nodes that have not answered for long are left out.
 pub(super) fn slowness(nodes: &BTreeMap<NodeId, Health>, now: Instant) -> BTreeMap<NodeId, f64> {
-    let mut logarithms: BTreeMap<&NodeId, Vec<f64>> = BTreeMap::new();
+    let mut took: BTreeMap<&NodeId, (f64, f64)> = BTreeMap::new();
     for size in 0..SIZES {
-        let mean = |health: &Health| {
-            let Latency { mean, known, .. } = health.latency[size];
-            let is_recent = known.is_some_and(|known| now < known + REMEMBERED);
-            mean.filter(|_| is_recent).map(|mean| mean.as_secs_f64().max(1e-6))
-        };
-        let means: BTreeMap<&NodeId, f64> =
-            nodes.iter().filter_map(|(node, health)| Some((node, mean(health)?))).collect();
-        let mut ascending: Vec<f64> = means.values().copied().collect();
+        let of_size = |(node, health): (_, &Health)| Some((node, health.pace[size].at(now)?));
+        let paces: Vec<(&NodeId, Pace)> = nodes.iter().filter_map(of_size).collect();
+        let mut ascending: Vec<f64> =
+            paces.iter().map(|(_, pace)| pace.seconds_of_call()).collect();
         ascending.sort_unstable_by(f64::total_cmp);
         if ascending.len() < 2 {
             continue;
         }
         let middle = ascending[(ascending.len() - 1) / 2];
-        for (node, mean) in means {
-            logarithms.entry(node).or_default().push((mean / middle).ln());
+        for (node, pace) in paces {
+            let (took, would_have_taken) = took.entry(node).or_default();
+            *took += pace.calls * pace.seconds_of_call();
+            *would_have_taken += pace.calls * middle;
         }
     }
-    let mean = |of: Vec<f64>| (of.iter().sum::<f64>() / of.len() as f64).exp();
-    logarithms.into_iter().map(|(node, of)| (node.clone(), mean(of))).collect()
+    took.into_iter().map(|(node, (took, middle))| (node.clone(), took / middle)).collect()
 }
 
 /// When the answer to a call is late: twice what is usual for the nodes in the middle, so that neither one slow node
@@ -275,7 +303,7 @@ mod tests {
             let health = nodes.entry(node.parse().unwrap()).or_default();
             health.answered(0, pairs, took * MS, now);
         };
-        // Large calls take long for everybody; c has only those.
+        // Large calls take long for everybody, and count for more; c has only those.
         for (node, pairs, took) in
             [("a", 1, 2), ("a", 64, 100), ("b", 1, 2), ("b", 64, 50), ("c", 64, 800), ("d", 1, 18)]
         {
@@ -289,9 +317,34 @@ mod tests {
                 .map(|(node, times)| (node.to_string(), (times * 100.0).round() as u64))
                 .collect()
         };
-        let expected = [("a", 100), ("b", 71), ("c", 800), ("d", 900)];
+        let expected = [("a", 100), ("b", 51), ("c", 800), ("d", 900)];
         assert_eq!(of(now), expected.map(|(node, times)| (node.to_owned(), times)));
         assert_eq!(of(now + REMEMBERED), []);
+    }
+
+    #[test]
+    fn a_node_that_stutters_is_as_slow_as_its_calls_are_together() {
+        let start = Instant::now();
+        let mut nodes: BTreeMap<NodeId, Health> = BTreeMap::new();
+        let [steady, stutters] = ["a", "b"].map(|id| id.parse::<NodeId>().unwrap());
+        let mut slow = Vec::new();
+        for tenth in 0..600_u32 {
+            let now = start + tenth * 100 * MS;
+            // Both are fast, b stutters from the twentieth second to the fortieth, and both are fast again.
+            let late = if (200..400).contains(&tenth) { 90 } else { 1 };
+            for took in [1, 1, 1, 1, 1, 1, 1, 1, 1, late] {
+                nodes.entry(stutters.clone()).or_default().answered(0, 1, took * MS, now);
+            }
+            for _ in 0..50 {
+                nodes.entry(steady.clone()).or_default().answered(0, 1, MS, now);
+            }
+            slow.push(slowness(&nodes, now)[&stutters]);
+        }
+        let near = |times: f64, expected: f64| (times / expected - 1.0).abs() < 0.05;
+        assert!(slow[..200].iter().all(|&times| near(times, 1.0)));
+        assert!(slow[350..400].iter().all(|&times| near(times, 9.9)), "{:?}", &slow[350..400]);
+        assert!(slow[230] > 3.0 && slow[430] < 6.0 && slow[490] < 3.0);
+        assert!(slow[599] < 1.2);
     }
 
     #[test]
