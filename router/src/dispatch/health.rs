@@ -146,7 +146,7 @@ impl Pace {
         *self = Self { seconds, calls, known: Some(now) };
     }
 
-    /// What it counts for now; nothing if there was no answer for long.
+    /// The same as it counts now; `None` once the last answer is too long ago to count.
     fn at(&self, now: Instant) -> Option<Self> {
         let passed = now.duration_since(self.known?);
         let keep = 0.5f64.powf(passed.as_secs_f64() / HALF_LIFE.as_secs_f64());
@@ -162,7 +162,7 @@ impl Pace {
 /// How long each node's calls took, over what they would have taken the node in the middle for calls of their size; of all
 /// sizes in which there is another node to compare with. Nodes that have not answered for long are left out.
 pub(super) fn slowness(nodes: &BTreeMap<NodeId, Health>, now: Instant) -> BTreeMap<NodeId, f64> {
-    let mut took: BTreeMap<&NodeId, (f64, f64)> = BTreeMap::new();
+    let mut sums: BTreeMap<&NodeId, (f64, f64)> = BTreeMap::new();
     for size in 0..SIZES {
         let of_size = |(node, health): (_, &Health)| Some((node, health.pace[size].at(now)?));
         let paces: Vec<(&NodeId, Pace)> = nodes.iter().filter_map(of_size).collect();
@@ -174,12 +174,12 @@ pub(super) fn slowness(nodes: &BTreeMap<NodeId, Health>, now: Instant) -> BTreeM
         }
         let middle = ascending[(ascending.len() - 1) / 2];
         for (node, pace) in paces {
-            let (took, would_have_taken) = took.entry(node).or_default();
+            let (took, would_have_taken) = sums.entry(node).or_default();
             *took += pace.calls * pace.seconds_of_call();
             *would_have_taken += pace.calls * middle;
         }
     }
-    took.into_iter().map(|(node, (took, middle))| (node.clone(), took / middle)).collect()
+    sums.into_iter().map(|(node, (took, middle))| (node.clone(), took / middle)).collect()
 }
 
 /// When the answer to a call is late: twice what is usual for the nodes in the middle, so that neither one slow node
